@@ -1,0 +1,44 @@
+"""The only place where a private scvi-tools name or a version difference appears."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scvi.data._constants import ADATA_MINIFY_TYPE
+from scvi.data._utils import _get_adata_minify_type as get_minify_type
+from scvi.model._utils import use_distributed_sampler
+from scvi.module._constants import MODULE_KEYS
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import numpy as np
+
+__all__ = [
+    "ADATA_MINIFY_TYPE",
+    "MODULE_KEYS",
+    "get_minify_type",
+    "registered_categories",
+    "registered_covariate_counts",
+    "registered_var_names",
+    "use_distributed_sampler",
+]
+
+
+def _state(registry: dict[str, Any], key: str) -> dict[str, Any]:
+    return registry["field_registries"].get(key, {}).get("state_registry", {})
+
+
+def registered_var_names(registry: dict[str, Any]) -> np.ndarray:
+    """Names of the variables a registry was made with, in order."""
+    return _state(registry, "X")["column_names"]
+
+
+def registered_categories(registry: dict[str, Any], key: str) -> np.ndarray:
+    """Categories of a registered categorical column; their positions are its codes."""
+    return _state(registry, key)["categorical_mapping"]
+
+
+def registered_covariate_counts(registry: dict[str, Any]) -> tuple[int, ...]:
+    """Numbers of categories of the extra categorical covariates, empty without any."""
+    return tuple(int(n) for n in _state(registry, "extra_categorical_covs").get("n_cats_per_key", ()))

@@ -1,0 +1,486 @@
+"""``TRVAE``: set-up, construction, training defaults, loading. Answers live in the mixins."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from packaging.version import Version
+from scvi import REGISTRY_KEYS, settings
+from scvi.data import AnnDataManager
+from scvi.data.fields import (
+    CategoricalJointObsField,
+    CategoricalObsField,
+    LayerField,
+    NumericalJointObsField,
+    NumericalObsField,
+)
+from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, UnsupervisedTrainingMixin, VAEMixin
+from scvi.utils import setup_anndata_dsp, unsupported_if_adata_minified
+
+from ._compat import (
+    get_minify_type,
+    registered_categories,
+    registered_covariate_counts,
+    registered_var_names,
+    use_distributed_sampler,
+)
+from ._mmd import MMD_KERNELS
+from ._module import DISPERSIONS, GENE_LIKELIHOODS, MMD_LOCATIONS, TRVAEModule
+from ._nn import NORMALIZATIONS
+from ._prediction import PredictionMixin
+from ._training import RestoreBestWeights, TRVAEDataSplitter, TRVAETrainingPlan, seeded
+from ._validation import (
+    check_choice,
+    check_condition,
+    check_counts,
+    check_covariates,
+    check_known_conditions,
+    check_not_view,
+    check_values,
+    check_var_names,
+    get_values,
+    summarize_values,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+__all__ = ["TRVAE"]
+
+_REFERENCE_CELLS = 20_000
+_REFERENCE_EPOCHS = 60
+_EPOCHS_BOUNDS = (10, 400)
+_KL_WARMUP_FRACTION = 1 / 3
+
+
+class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, UnsupervisedTrainingMixin, BaseMinifiedModeModelClass):
+    """Transfer VAE: predicts cells under a condition in which they were not measured.
+
+    A conditional variational autoencoder whose decoder is regularised by the maximum mean discrepancy
+    (MMD) between conditions (Lotfollahi et al., Bioinformatics 36:i610, 2020).
+
+    Parameters
+    ----------
+    adata
+        AnnData registered with :meth:`setup_anndata`.
+    registry
+        Registry of a set-up, instead of `adata`, for a model that is given data later.
+    n_hidden
+        Width of the hidden layers, or one width for each of `n_layers`, input side first; the decoder
+        mirrors them.
+    n_latent
+        Dimensions of the latent space.
+    n_layers
+        Number of hidden layers of encoder and decoder.
+    dropout_rate
+        Dropout after every hidden layer.
+    gene_likelihood
+        One of the following:
+
+        * ``"nb"`` - negative binomial counts
+        * ``"zinb"`` - zero-inflated negative binomial counts
+        * ``"poisson"`` - Poisson counts
+        * ``"mse"`` - normal with unit variance, for log-normalised or scaled data
+    dispersion
+        ``"gene"`` for one dispersion a gene, ``"gene-batch"`` for one a gene and condition.
+    encode_condition
+        Whether condition and covariates enter the encoder, too, and not only the decoder.
+    normalization
+        ``"layer"``, ``"batch"`` or ``None``, after every hidden linear map.
+    nonnegative_output
+        With ``"mse"``: whether the decoded mean passes a ReLU.
+    mmd_on
+        Where conditions are matched: ``"y"``, the decoder's first layer, as published; ``"z"``, the
+        sampled latent space; ``None``, nowhere.
+    mmd_pairs
+        ``"all"`` pairs of conditions, or the name of one condition that the others are matched with.
+    mmd_kernel
+        ``"trvae"``, the 19 published bandwidths, or ``"median"``, five around the median distance.
+    mmd_balance_labels
+        Whether to match the conditions label by label in equal shares, so that a difference in their
+        composition is not taken for an effect. Needs `labels_key`.
+    mmd_weight
+        Weight of the mean MMD over pairs. 0 makes a plain conditional VAE.
+    kl_weight
+        Weight of the KL divergence after its warm-up.
+    reconstruction_weight
+        Weight of the negative log-likelihood.
+
+    Notes
+    -----
+    Initial weights and training follow ``scvi.settings.seed`` (0 where it is not set) and nothing else:
+    equal seed, batch size, device and number of threads give equal results.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata = tv.datasets.simulate_perturbation().adata
+    >>> tv.TRVAE.setup_anndata(adata)
+    >>> model = tv.TRVAE(adata)
+    >>> model.train()
+    >>> control = adata[adata.obs["condition"] == "control"]
+    >>> prediction = model.predict_perturbation(control, target="stimulated")
+    """
+
+    _module_cls = TRVAEModule
+    _data_splitter_cls = TRVAEDataSplitter
+    _training_plan_cls = TRVAETrainingPlan
+    _LATENT_QZM_KEY = "trvae_latent_qzm"
+    _LATENT_QZV_KEY = "trvae_latent_qzv"
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        *,
+        n_hidden: int | Sequence[int] = 128,
+        n_latent: int = 10,
+        n_layers: int = 2,
+        dropout_rate: float = 0.1,
+        gene_likelihood: Literal["nb", "zinb", "poisson", "mse"] = "nb",
+        dispersion: Literal["gene", "gene-batch"] = "gene",
+        encode_condition: bool = True,
+        normalization: Literal["layer", "batch"] | None = "layer",
+        nonnegative_output: bool = False,
+        mmd_on: Literal["y", "z"] | None = "y",
+        mmd_pairs: str = "all",
+        mmd_kernel: Literal["trvae", "median"] = "trvae",
+        mmd_balance_labels: bool = False,
+        mmd_weight: float = 100.0,
+        kl_weight: float = 1.0,
+        reconstruction_weight: float = 1.0,
+    ) -> None:
+        check_choice("gene_likelihood", gene_likelihood, GENE_LIKELIHOODS)
+        check_choice("dispersion", dispersion, DISPERSIONS)
+        check_choice("normalization", normalization, NORMALIZATIONS)
+        check_choice("mmd_on", mmd_on, MMD_LOCATIONS)
+        check_choice("mmd_kernel", mmd_kernel, MMD_KERNELS)
+        hidden_sizes = _hidden_sizes(n_hidden, n_layers)
+        _check_numbers(
+            n_latent=n_latent,
+            dropout_rate=dropout_rate,
+            mmd_weight=mmd_weight,
+            kl_weight=kl_weight,
+            reconstruction_weight=reconstruction_weight,
+        )
+        super().__init__(adata, registry)
+        conditions = list(registered_categories(self.registry_, REGISTRY_KEYS.BATCH_KEY))
+        if mmd_pairs != "all":
+            check_choice("mmd_pairs", mmd_pairs, ["all", *conditions])
+        if mmd_balance_labels and self.registry_["setup_args"]["labels_key"] is None:
+            msg = "mmd_balance_labels=True needs labels: name their column with `setup_anndata(adata, labels_key=...)`."
+            raise ValueError(msg)
+        #: Whether the registered data have no negative value; predictions with "mse" keep to that.
+        self.nonnegative_ = self._check_expression(gene_likelihood)
+        #: Version of trvae-scvi the model was made with.
+        self.trvae_scvi_version_ = version("trvae-scvi")
+        with seeded():
+            self.module = TRVAEModule(
+                int(self.summary_stats.n_vars),
+                n_batch=len(conditions),
+                n_cats_per_cov=registered_covariate_counts(self.registry_),
+                n_continuous_cov=int(self.summary_stats.get("n_extra_continuous_covs", 0)),
+                hidden_sizes=hidden_sizes,
+                n_latent=n_latent,
+                dropout_rate=dropout_rate,
+                gene_likelihood=gene_likelihood,
+                dispersion=dispersion,
+                encode_condition=encode_condition,
+                normalization=normalization,
+                nonnegative_output=nonnegative_output,
+                use_size_factor_key=self.registry_["setup_args"]["size_factor_key"] is not None,
+                mmd_on=mmd_on,
+                mmd_reference=None if mmd_pairs == "all" else conditions.index(mmd_pairs),
+                mmd_kernel=mmd_kernel,
+                mmd_balance_labels=mmd_balance_labels,
+                mmd_weight=mmd_weight,
+                kl_weight=kl_weight,
+                reconstruction_weight=reconstruction_weight,
+            )
+        self.module.minified_data_type = self.minified_data_type
+        self._model_summary_string = (
+            f"TRVAE with conditions {conditions}: hidden layers {list(hidden_sizes)}, n_latent: {n_latent}, "
+            f"gene_likelihood: {gene_likelihood}, dispersion: {dispersion}, mmd_on: {mmd_on}, "
+            f"mmd_weight: {mmd_weight}, kl_weight: {kl_weight}."
+        )
+        # last, as scvi-tools saves the constructor's arguments from these locals
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    @setup_anndata_dsp.dedent
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        condition_key: str = "condition",
+        *,
+        layer: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """%(summary)s.
+
+        Parameters
+        ----------
+        %(param_adata)s
+        condition_key
+            Column of `adata.obs` with the condition every cell was measured under. It is registered as
+            scvi-tools' batch, so that ``transform_batch`` of the inherited methods means the condition.
+        %(param_layer)s
+        labels_key
+            Column with cell types, for label-balanced MMD and for reports. Labels never enter encoder
+            or decoder.
+        %(param_size_factor_key)s
+        %(param_cat_cov_keys)s
+        %(param_cont_cov_keys)s
+        **kwargs
+            Used by scvi-tools when it repeats a set-up on other data.
+
+        Raises
+        ------
+        KeyError
+            If a column or layer is not there; the message lists those that are.
+        ValueError
+            If `adata` is a view, variable names repeat, values are NaN or infinite, a column is incomplete,
+            there is one condition only, or a condition has fewer than three cells.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        manager = cls._build_manager(adata, setup_method_args=setup_method_args, **kwargs)
+        cls.register_manager(manager)
+
+    @classmethod
+    def _build_manager(
+        cls,
+        adata: AnnData,
+        *,
+        setup_method_args: dict[str, Any] | None = None,
+        source_registry: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> AnnDataManager:
+        """Check `adata` and register its fields, as those of `source_registry` if that is given."""
+        if setup_method_args is None:
+            setup_method_args = {k: source_registry[k] for k in ("model_name", "setup_method_name", "setup_args")}
+        arguments = setup_method_args["setup_args"]
+        columns = {key: arguments[key] for key in ("labels_key", "size_factor_key")}
+        covariates = {key: arguments[key] for key in ("categorical_covariate_keys", "continuous_covariate_keys")}
+        check_not_view(adata)
+        check_var_names(adata.var_names, None if source_registry is None else registered_var_names(source_registry))
+        condition = check_condition(adata, arguments["condition_key"], new_data=source_registry is None)
+        if source_registry is not None and not kwargs.get("extend_categories", False):
+            check_known_conditions(condition, registered_categories(source_registry, REGISTRY_KEYS.BATCH_KEY))
+        check_covariates(adata, **columns, **covariates)
+        where = "`adata.X`" if arguments["layer"] is None else f"`adata.layers[{arguments['layer']!r}]`"
+        check_values(get_values(adata, arguments["layer"]), where)
+        fields = [
+            LayerField(REGISTRY_KEYS.X_KEY, arguments["layer"], is_count_data=False),
+            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, arguments["condition_key"]),
+            CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, arguments["labels_key"]),
+            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, arguments["size_factor_key"], required=False),
+            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, arguments["categorical_covariate_keys"]),
+            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, arguments["continuous_covariate_keys"]),
+        ]
+        minify_type = get_minify_type(adata)
+        if minify_type is not None:
+            fields += cls._get_fields_for_adata_minification(minify_type)
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, source_registry=source_registry, **kwargs)
+        return manager
+
+    def _check_expression(self, gene_likelihood: str) -> bool:
+        """Check that values and likelihood fit; return whether no value is negative."""
+        if self.adata is None or self.minified_data_type is not None:
+            return gene_likelihood != "mse"
+        layer = self.registry_["setup_args"]["layer"]
+        where = "`adata.X`" if layer is None else f"`adata.layers[{layer!r}]`"
+        summary = summarize_values(get_values(self.adata, layer))
+        if gene_likelihood != "mse":
+            check_counts(summary, where, gene_likelihood)
+        elif summary.integer and summary.minimum >= 0:
+            warnings.warn(
+                f"{where} looks like raw counts, but gene_likelihood='mse' models log-normalised or scaled values. "
+                "Use 'nb' for counts, or normalise first.",
+                UserWarning,
+                stacklevel=settings.warnings_stacklevel,
+            )
+        return summary.minimum >= 0
+
+    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
+        # upstream compares the number of genes only
+        if adata is not None:
+            check_var_names(adata.var_names, registered_var_names(self.registry_))
+        return super()._validate_anndata(adata, copy_if_view=copy_if_view)
+
+    @unsupported_if_adata_minified
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        load_sparse_tensor: bool = False,
+        batch_size: int = 512,
+        early_stopping: bool = True,
+        datasplitter_kwargs: dict[str, Any] | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the model.
+
+        Batches hold as many cells of every condition as of any other. The weight of the KL divergence
+        rises over the first third of the epochs, the learning rate follows one cycle.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes through the training cells. Defaults to 60 for 20,000 cells and in proportion more for
+            fewer (at most 400), fewer for more (at least 10).
+        accelerator, devices
+            As for Lightning: ``"cpu"``, ``"gpu"``, ``"mps"``, ``"auto"``.
+        train_size, validation_size
+            Shares of the cells of every condition. By default 0.9 and the rest; what remains of one is a
+            test set.
+        shuffle_set_split
+            Whether to draw the sets at random instead of in the order of the cells.
+        load_sparse_tensor
+            Whether to move sparse data to the device as such and make them dense there.
+        batch_size
+            Cells a step. The MMD is estimated within a batch, so that it should not be small.
+        early_stopping
+            Whether to stop when the validation loss, the whole objective with its final weights, has not
+            fallen for a quarter of `max_epochs`, and to restore the weights with the lowest one. Both
+            count only once the KL warm-up is over. `early_stopping_patience` sets another patience.
+        datasplitter_kwargs
+            Further arguments of :class:`~scvi.dataloaders.DataSplitter`, e.g. `external_indexing`.
+        plan_kwargs
+            Arguments of the training plan: `lr`, `weight_decay`, `eps`, `lr_schedule`,
+            `n_epochs_kl_warmup`, `max_kl_weight` and those of :class:`~scvi.train.TrainingPlan`.
+        **trainer_kwargs
+            Arguments of :class:`~scvi.train.Trainer`, e.g. `callbacks`, or `ckpt_path` to resume from a
+            Lightning checkpoint.
+        """
+        if batch_size < 2:
+            msg = f"Expected a `batch_size` of at least 2 (hundreds are better), found {batch_size}."
+            raise ValueError(msg)
+        if use_distributed_sampler(trainer_kwargs.get("strategy")):
+            msg = "Training on several devices is not supported yet; use one with devices=1."
+            raise NotImplementedError(msg)
+        if max_epochs is None:
+            max_epochs = _default_epochs(self.adata.n_obs)
+        plan_kwargs = {"n_epochs_kl_warmup": round(max_epochs * _KL_WARMUP_FRACTION)} | (plan_kwargs or {})
+        trainer_kwargs = {"gradient_clip_val": 100.0} | trainer_kwargs
+        if early_stopping:
+            trainer_kwargs = self._early_stopping_arguments(max_epochs, train_size, plan_kwargs, trainer_kwargs)
+        with seeded():
+            super().train(
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                train_size=train_size,
+                validation_size=validation_size,
+                shuffle_set_split=shuffle_set_split,
+                load_sparse_tensor=load_sparse_tensor,
+                batch_size=batch_size,
+                early_stopping=early_stopping,
+                datasplitter_kwargs={"mmd_reference": self.module.mmd_reference} | (datasplitter_kwargs or {}),
+                plan_kwargs=plan_kwargs,
+                **trainer_kwargs,
+            )
+
+    @staticmethod
+    def _early_stopping_arguments(
+        max_epochs: int, train_size: float | None, plan_kwargs: dict[str, Any], trainer_kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        if train_size is not None and train_size >= 1.0:
+            msg = f"early_stopping needs validation cells, but train_size={train_size}. Pass early_stopping=False."
+            raise ValueError(msg)
+        warmup = plan_kwargs["n_epochs_kl_warmup"] or 0
+        monitor = trainer_kwargs.get("early_stopping_monitor", "validation_loss")
+        best = RestoreBestWeights(warmup_epochs=warmup, monitor=monitor)
+        return {
+            "early_stopping_monitor": monitor,
+            "early_stopping_warmup_epochs": warmup,
+            "early_stopping_patience": max(10, max_epochs // 4),
+            **trainer_kwargs,
+            "callbacks": [*trainer_kwargs.get("callbacks", ()), best],
+        }
+
+    @classmethod
+    def load(cls, dir_path: str | os.PathLike[str], adata: AnnData | None = None, **kwargs: Any) -> TRVAE:
+        """Load a model saved with :meth:`save`.
+
+        Only load files you trust: like all of scvi-tools' saves they are pickles, which can run code.
+
+        Parameters
+        ----------
+        dir_path
+            Folder it was saved in.
+        adata
+            Data with the same genes in the same order; ``None`` takes those saved with the model, if any.
+        **kwargs
+            Further arguments of :meth:`scvi.model.base.BaseModelClass.load`.
+
+        Raises
+        ------
+        ValueError
+            If genes are missing, added or in another order, or a condition is unknown.
+        """
+        model = super().load(os.fspath(dir_path), adata, **kwargs)
+        made_with, installed = model.trvae_scvi_version_, version("trvae-scvi")
+        if Version(made_with).release > Version(installed).release:
+            warnings.warn(
+                f"The model was made with trvae-scvi {made_with}, newer than the installed {installed}.",
+                UserWarning,
+                stacklevel=settings.warnings_stacklevel,
+            )
+        return model
+
+    def get_likelihood_parameters(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """As upstream, :meth:`scvi.model.base.RNASeqMixin.get_likelihood_parameters`; for ``"nb"`` and ``"zinb"``."""
+        self._needs_dispersion("get_likelihood_parameters")
+        return super().get_likelihood_parameters(*args, **kwargs)
+
+    def get_feature_correlation_matrix(self, *args: Any, **kwargs: Any) -> Any:
+        """As upstream, :meth:`scvi.model.base.RNASeqMixin.get_feature_correlation_matrix`; for ``"nb"`` and ``"zinb"``."""
+        self._needs_dispersion("get_feature_correlation_matrix")
+        return super().get_feature_correlation_matrix(*args, **kwargs)
+
+    def _needs_dispersion(self, method: str) -> None:
+        if self.module.gene_likelihood not in ("nb", "zinb"):
+            msg = f"{method} needs gene_likelihood 'nb' or 'zinb', the model has {self.module.gene_likelihood!r}."
+            raise NotImplementedError(msg)
+
+
+def _hidden_sizes(n_hidden: int | Sequence[int], n_layers: int) -> tuple[int, ...]:
+    sizes = (n_hidden,) * n_layers if isinstance(n_hidden, int) else tuple(int(n) for n in n_hidden)
+    if len(sizes) != n_layers or n_layers < 1 or min(sizes) < 1:
+        msg = f"Expected `n_hidden` to be one positive width or one for each of n_layers={n_layers}, found {n_hidden}."
+        raise ValueError(msg)
+    return sizes
+
+
+def _check_numbers(*, n_latent: int, dropout_rate: float, **weights: float) -> None:
+    if n_latent < 1:
+        msg = f"Expected `n_latent` of at least 1, found {n_latent}."
+        raise ValueError(msg)
+    if not 0.0 <= dropout_rate < 1.0:
+        msg = f"Expected `dropout_rate` in [0, 1), found {dropout_rate}."
+        raise ValueError(msg)
+    for name, weight in weights.items():
+        if not (np.isfinite(weight) and weight >= 0.0):
+            msg = f"Expected `{name}` to be a finite number of at least 0, found {weight}."
+            raise ValueError(msg)
+
+
+def _default_epochs(n_cells: int) -> int:
+    low, high = _EPOCHS_BOUNDS
+    return int(np.clip(round(_REFERENCE_EPOCHS * _REFERENCE_CELLS / n_cells), low, high))

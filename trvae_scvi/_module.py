@@ -1,0 +1,386 @@
+"""The generative model and its objective, as a scvi-tools module. Knows tensors, not AnnData."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.distributions import NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial
+from scvi.module.base import BaseMinifiedModeModuleClass, LossOutput, auto_move_data
+from torch import nn
+from torch.distributions import kl_divergence
+from torch.nn.functional import softplus
+
+from ._compat import MODULE_KEYS
+from ._likelihoods import log_nb, log_normal, log_poisson, log_zinb
+from ._mmd import mmd
+from ._nn import Decoder, Encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["DISPERSIONS", "GENE_LIKELIHOODS", "MMD_LOCATIONS", "TRVAEModule"]
+
+GENE_LIKELIHOODS = ("nb", "zinb", "poisson", "mse")
+DISPERSIONS = ("gene", "gene-batch")
+MMD_LOCATIONS = ("y", "z", None)
+_MAX_POISSON_RATE = 1e8  # torch's sampler misbehaves beyond
+
+
+class TRVAEModule(BaseMinifiedModeModuleClass):
+    r"""Conditional VAE with an MMD penalty between conditions.
+
+    .. math::
+
+        z \sim q(z \mid x, s), \quad y = g_1(z, s), \quad x \sim p(x \mid g_2(y))
+
+        \mathcal{L} = \overline{-\eta \log p(x \mid z, s) + \alpha\, \mathrm{KL}(q \,\|\, N(0, I))}
+        + \beta\, \overline{\mathrm{MMD}(\{y_s\}, \{y_t\})}
+
+    with :math:`\eta, \alpha, \beta` the `reconstruction_weight`, `kl_weight` and `mmd_weight`
+    (Lotfollahi et al. 2020). The condition is scvi-tools' batch.
+
+    Parameters
+    ----------
+    n_input, n_batch
+        Numbers of variables and of conditions.
+    n_cats_per_cov
+        Numbers of categories of further categorical covariates.
+    n_continuous_cov
+        Number of continuous covariates.
+    hidden_sizes
+        Widths of the hidden layers, input side first; the decoder mirrors them.
+    use_size_factor_key
+        Whether means are scaled by given size factors (softplus output) instead of the observed
+        library size (softmax output).
+    mmd_reference
+        Code of the condition to compare every other with, ``None`` for all pairs.
+
+    The other parameters are those of :class:`~trvae_scvi.TRVAE`.
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        *,
+        n_batch: int,
+        n_cats_per_cov: Sequence[int] = (),
+        n_continuous_cov: int = 0,
+        hidden_sizes: Sequence[int] = (128, 128),
+        n_latent: int = 10,
+        dropout_rate: float = 0.1,
+        gene_likelihood: Literal["nb", "zinb", "poisson", "mse"] = "nb",
+        dispersion: Literal["gene", "gene-batch"] = "gene",
+        encode_condition: bool = True,
+        normalization: Literal["layer", "batch"] | None = "layer",
+        nonnegative_output: bool = False,
+        use_size_factor_key: bool = False,
+        mmd_on: Literal["y", "z"] | None = "y",
+        mmd_reference: int | None = None,
+        mmd_kernel: Literal["trvae", "median"] = "trvae",
+        mmd_balance_labels: bool = False,
+        mmd_weight: float = 1.0,
+        kl_weight: float = 1.0,
+        reconstruction_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.gene_likelihood = gene_likelihood
+        self.dispersion = dispersion
+        self.encode_condition = encode_condition
+        self.nonnegative_output = nonnegative_output
+        self.use_size_factor_key = use_size_factor_key
+        self.mmd_on = mmd_on
+        self.mmd_reference = mmd_reference
+        self.mmd_kernel = mmd_kernel
+        self.mmd_balance_labels = mmd_balance_labels
+        self.mmd_weight = mmd_weight
+        self.kl_weight = kl_weight
+        self.reconstruction_weight = reconstruction_weight
+        self.extra_payload_autotune = False  # set by scvi-tools' autotune
+
+        n_categories = (n_batch, *n_cats_per_cov)
+        shared: dict[str, Any] = {"dropout_rate": dropout_rate, "normalization": normalization}
+        self.encoder = Encoder(
+            n_input,
+            n_latent,
+            hidden_sizes=hidden_sizes,
+            n_categories=n_categories if encode_condition else (),
+            n_continuous=n_continuous_cov if encode_condition else 0,
+            **shared,
+        )
+        self.decoder = Decoder(
+            n_latent,
+            n_input,
+            hidden_sizes=hidden_sizes[::-1],
+            n_categories=n_categories,
+            n_continuous=n_continuous_cov,
+            zero_inflation=gene_likelihood == "zinb",
+            **shared,
+        )
+        if gene_likelihood in ("nb", "zinb"):
+            shape = (n_input,) if dispersion == "gene" else (n_batch, n_input)
+            self.log_theta = nn.Parameter(torch.zeros(shape))
+
+    def _get_inference_input(
+        self, tensors: dict[str, torch.Tensor], full_forward_pass: bool = False
+    ) -> dict[str, torch.Tensor | None]:
+        # what the minibatch holds decides, so that a minified model still reads full data
+        if not full_forward_pass and REGISTRY_KEYS.LATENT_QZM_KEY in tensors:
+            return {
+                MODULE_KEYS.QZM_KEY: tensors[REGISTRY_KEYS.LATENT_QZM_KEY],
+                MODULE_KEYS.QZV_KEY: tensors[REGISTRY_KEYS.LATENT_QZV_KEY],
+                REGISTRY_KEYS.OBSERVED_LIB_SIZE: tensors[REGISTRY_KEYS.OBSERVED_LIB_SIZE],
+            }
+        return {
+            MODULE_KEYS.X_KEY: tensors[REGISTRY_KEYS.X_KEY],
+            MODULE_KEYS.BATCH_INDEX_KEY: tensors[REGISTRY_KEYS.BATCH_KEY],
+            MODULE_KEYS.CONT_COVS_KEY: tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+            MODULE_KEYS.CAT_COVS_KEY: tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
+        }
+
+    def _get_generative_input(
+        self, tensors: dict[str, torch.Tensor], inference_outputs: dict[str, Any]
+    ) -> dict[str, torch.Tensor | None]:
+        return {
+            MODULE_KEYS.Z_KEY: inference_outputs[MODULE_KEYS.Z_KEY],
+            MODULE_KEYS.LIBRARY_KEY: inference_outputs[MODULE_KEYS.LIBRARY_KEY],
+            MODULE_KEYS.BATCH_INDEX_KEY: tensors[REGISTRY_KEYS.BATCH_KEY],
+            MODULE_KEYS.CONT_COVS_KEY: tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+            MODULE_KEYS.CAT_COVS_KEY: tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
+            MODULE_KEYS.SIZE_FACTOR_KEY: tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),
+        }
+
+    @staticmethod
+    def _codes(batch_index: torch.Tensor, cat_covs: torch.Tensor | None) -> list[torch.Tensor]:
+        columns = [batch_index] if cat_covs is None else [batch_index, *cat_covs.split(1, dim=1)]
+        return [column.squeeze(-1).long() for column in columns]
+
+    @auto_move_data
+    def _regular_inference(
+        self,
+        x: torch.Tensor,
+        batch_index: torch.Tensor,
+        cont_covs: torch.Tensor | None = None,
+        cat_covs: torch.Tensor | None = None,
+        n_samples: int = 1,
+    ) -> dict[str, Any]:
+        codes = self._codes(batch_index, cat_covs) if self.encode_condition else []
+        encoder_input = x if self.gene_likelihood == "mse" else torch.log1p(x)
+        mean, variance = self.encoder(encoder_input, codes, cont_covs)
+        total = torch.ones_like(x[:, :1]) if self.gene_likelihood == "mse" else x.sum(dim=1, keepdim=True)
+        return self._sampled(mean, variance, total, n_samples)
+
+    @auto_move_data
+    def _cached_inference(
+        self, qzm: torch.Tensor, qzv: torch.Tensor, observed_lib_size: torch.Tensor, n_samples: int = 1
+    ) -> dict[str, Any]:
+        total = torch.ones_like(observed_lib_size) if self.gene_likelihood == "mse" else observed_lib_size
+        return self._sampled(qzm, qzv, total, n_samples)
+
+    @staticmethod
+    def _sampled(mean: torch.Tensor, variance: torch.Tensor, total: torch.Tensor, n_samples: int) -> dict[str, Any]:
+        qz = Normal(mean, variance.sqrt())
+        library = torch.log(total)
+        if n_samples == 1:
+            z = qz.rsample()
+        else:
+            z = qz.rsample((n_samples,))
+            library = library.expand(n_samples, *library.shape)
+        return {
+            MODULE_KEYS.Z_KEY: z,
+            MODULE_KEYS.QZ_KEY: qz,
+            MODULE_KEYS.QL_KEY: None,
+            MODULE_KEYS.LIBRARY_KEY: library,
+        }
+
+    @auto_move_data
+    def generative(
+        self,
+        z: torch.Tensor,
+        library: torch.Tensor,
+        batch_index: torch.Tensor,
+        cont_covs: torch.Tensor | None = None,
+        cat_covs: torch.Tensor | None = None,
+        size_factor: torch.Tensor | None = None,
+        transform_batch: torch.Tensor | int | None = None,
+    ) -> dict[str, Any]:
+        """Decode latent variables.
+
+        Parameters
+        ----------
+        z
+            `n x n_latent` latent variables, or `n_samples x n x n_latent`.
+        library
+            Natural logarithm of the total counts, `n x 1`.
+        batch_index
+            Condition codes, `n x 1`.
+        cont_covs, cat_covs
+            Values of the continuous, codes of the categorical covariates.
+        size_factor
+            Size factors, `n x 1`, instead of the library size.
+        transform_batch
+            Condition code to decode all cells with.
+
+        Returns
+        -------
+        ``px`` and ``pz``, distributions; ``first_layer``, the activations `y`; ``theta`` with the shape
+        in which it is stored.
+        """
+        if transform_batch is not None:
+            batch_index = torch.ones_like(batch_index) * transform_batch
+        codes = self._codes(batch_index, cat_covs)
+        y, output, zi_logits = self.decoder(z, codes, cont_covs)
+        theta = None
+        if self.gene_likelihood in ("nb", "zinb"):
+            theta = torch.exp(self.log_theta if self.dispersion == "gene" else self.log_theta[codes[0]])
+        return {
+            MODULE_KEYS.PX_KEY: self._likelihood(output, theta, zi_logits, library, size_factor),
+            MODULE_KEYS.PZ_KEY: Normal(torch.zeros_like(z), torch.ones_like(z)),
+            "first_layer": y,
+            "theta": theta,
+        }
+
+    def _likelihood(
+        self,
+        output: torch.Tensor,
+        theta: torch.Tensor | None,
+        zi_logits: torch.Tensor | None,
+        library: torch.Tensor,
+        size_factor: torch.Tensor | None,
+    ) -> torch.distributions.Distribution:
+        if self.gene_likelihood == "mse":
+            mean = torch.relu(output) if self.nonnegative_output else output
+            return Normal(mean, torch.ones_like(mean), normal_mu=mean)
+        if self.use_size_factor_key:
+            scale = softplus(output)
+            mu = scale * size_factor
+        else:
+            scale = torch.softmax(output, dim=-1)
+            mu = scale * torch.exp(library)
+        if self.gene_likelihood == "poisson":
+            return Poisson(mu, scale=scale)
+        if self.gene_likelihood == "zinb":
+            return ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits, scale=scale)
+        return NegativeBinomial(mu=mu, theta=theta, scale=scale)
+
+    def _log_likelihood(self, x: torch.Tensor, generative_outputs: dict[str, Any]) -> torch.Tensor:
+        px, theta = generative_outputs[MODULE_KEYS.PX_KEY], generative_outputs["theta"]
+        if generative_outputs["first_layer"].dim() == 3:  # several samples of z: ours are for one
+            return px.log_prob(x).sum(dim=-1)
+        if self.gene_likelihood == "nb":
+            return log_nb(x, px.mu, theta)
+        if self.gene_likelihood == "zinb":
+            return log_zinb(x, px.mu, theta, px.zi_logits)
+        if self.gene_likelihood == "poisson":
+            return log_poisson(x, px.rate)
+        return log_normal(x, px.loc)
+
+    def _mmd(
+        self, tensors: dict[str, torch.Tensor], inference_outputs: dict[str, Any], generative_outputs: dict[str, Any]
+    ) -> torch.Tensor:
+        z, y = inference_outputs[MODULE_KEYS.Z_KEY], generative_outputs["first_layer"]
+        if self.mmd_on is None or self.mmd_weight == 0.0 or z.dim() == 3:
+            return z.new_zeros(())
+        return mmd(
+            y if self.mmd_on == "y" else z,
+            tensors[REGISTRY_KEYS.BATCH_KEY].squeeze(-1).long(),
+            kernel=self.mmd_kernel,
+            reference=self.mmd_reference,
+            labels=tensors[REGISTRY_KEYS.LABELS_KEY].squeeze(-1).long() if self.mmd_balance_labels else None,
+        )
+
+    def loss(
+        self,
+        tensors: dict[str, torch.Tensor],
+        inference_outputs: dict[str, Any],
+        generative_outputs: dict[str, Any],
+        kl_weight: torch.Tensor | float = 1.0,
+    ) -> LossOutput:
+        """The objective, and its terms per cell.
+
+        Parameters
+        ----------
+        kl_weight
+            Weight of the KL divergence in the loss. The training plan passes the value its warm-up has
+            reached, which ends at the module's `kl_weight`.
+        """
+        reconstruction = -self._log_likelihood(tensors[REGISTRY_KEYS.X_KEY], generative_outputs)
+        kl = kl_divergence(inference_outputs[MODULE_KEYS.QZ_KEY], Normal(0.0, 1.0)).sum(dim=-1)
+        discrepancy = self._mmd(tensors, inference_outputs, generative_outputs)
+        cells = self.reconstruction_weight * reconstruction + kl_weight * kl
+        extra_metrics = {"mmd": discrepancy}
+        if self.extra_payload_autotune:
+            extra_metrics |= {
+                "z": inference_outputs[MODULE_KEYS.Z_KEY],
+                "batch": tensors[REGISTRY_KEYS.BATCH_KEY],
+                "labels": tensors[REGISTRY_KEYS.LABELS_KEY],
+            }
+        return LossOutput(
+            loss=cells.mean() + self.mmd_weight * discrepancy,
+            reconstruction_loss=reconstruction,
+            kl_local=kl,
+            extra_metrics=extra_metrics,
+            n_obs_minibatch=kl.shape[0],
+        )
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        tensors: dict[str, torch.Tensor],
+        n_samples: int = 1,
+        generative_kwargs: dict[str, Any] | None = None,
+    ) -> torch.Tensor:
+        """Draw from the posterior predictive distribution.
+
+        Returns
+        -------
+        Tensor on the CPU, `n x n_input`, or `n x n_input x n_samples` for several samples.
+        """
+        _, generative_outputs = self.forward(
+            tensors,
+            inference_kwargs={"n_samples": n_samples},
+            generative_kwargs=generative_kwargs,
+            compute_loss=False,
+        )
+        px = generative_outputs[MODULE_KEYS.PX_KEY]
+        if self.gene_likelihood == "poisson":
+            px = Poisson(px.rate.clamp(max=_MAX_POISSON_RATE).cpu())  # MPS has no Poisson sampler
+        samples = px.sample()
+        return (samples.permute(1, 2, 0) if n_samples > 1 else samples).cpu()
+
+    @torch.inference_mode()
+    @auto_move_data
+    def marginal_ll(
+        self,
+        tensors: dict[str, torch.Tensor],
+        n_mc_samples: int,
+        return_mean: bool = False,
+        n_mc_samples_per_pass: int = 1,
+    ) -> torch.Tensor | float:
+        r"""Importance-sampled :math:`\log p(x \mid s)` of every cell, with the posterior as the proposal.
+
+        Parameters
+        ----------
+        n_mc_samples
+            Number of draws of `z`.
+        return_mean
+            Give the mean over cells, a float, instead of one value a cell.
+        n_mc_samples_per_pass
+            Draws held in memory at once.
+        """
+        log_weights = []
+        for start in range(0, n_mc_samples, n_mc_samples_per_pass):
+            n_samples = min(n_mc_samples_per_pass, n_mc_samples - start)
+            inference_outputs, generative_outputs = self.forward(
+                tensors,
+                inference_kwargs={"n_samples": n_samples},
+                get_inference_input_kwargs={"full_forward_pass": True},
+                compute_loss=False,
+            )
+            qz, z = inference_outputs[MODULE_KEYS.QZ_KEY], inference_outputs[MODULE_KEYS.Z_KEY]
+            log_pz = generative_outputs[MODULE_KEYS.PZ_KEY].log_prob(z).sum(dim=-1)
+            log_px = self._log_likelihood(tensors[REGISTRY_KEYS.X_KEY], generative_outputs)
+            log_weights.append((log_pz + log_px - qz.log_prob(z).sum(dim=-1)).reshape(n_samples, -1))
+        log_likelihood = torch.logsumexp(torch.cat(log_weights), dim=0) - torch.log(torch.tensor(float(n_mc_samples)))
+        return log_likelihood.mean().item() if return_mean else log_likelihood.cpu()

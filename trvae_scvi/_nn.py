@@ -1,0 +1,188 @@
+"""Encoder and decoder: how conditions and covariates enter, and the decoder's named first layer."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["NORMALIZATIONS", "CovariateLinear", "Decoder", "Encoder"]
+
+NORMALIZATIONS = ("layer", "batch", None)
+_VARIANCE_FLOOR = 1e-4
+
+
+class CovariateLinear(nn.Module):
+    """Linear layer to which covariates add: `W x + b + sum_k C_k[code_k] + V c`.
+
+    The same function as a linear layer on `x` with one-hot covariates appended, but each category is a
+    table row of its own: a new category is a new row and leaves the results of the old ones bit-equal.
+
+    Parameters
+    ----------
+    n_in, n_out
+        Widths.
+    n_categories
+        Number of categories of every categorical covariate.
+    n_continuous
+        Number of continuous covariates.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, n_categories: Sequence[int] = (), n_continuous: int = 0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_in, n_out)
+        self.tables = nn.ModuleList(nn.Embedding(n, n_out) for n in n_categories)
+        self.continuous = nn.Linear(n_continuous, n_out, bias=False) if n_continuous else None
+        # as if the covariates were further inputs of the linear layer
+        bound = 1.0 / math.sqrt(n_in + sum(n_categories) + n_continuous)
+        extra = [table.weight for table in self.tables]
+        if self.continuous is not None:
+            extra.append(self.continuous.weight)
+        for weight in [self.linear.weight, *extra]:
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(
+        self, x: torch.Tensor, codes: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Map `... x n x n_in` to `... x n x n_out`; every entry of `codes` holds `n` integers."""
+        hidden = self.linear(x)
+        for table, code in zip(self.tables, codes, strict=True):
+            hidden = hidden + table(code)
+        if self.continuous is not None:
+            hidden = hidden + self.continuous(continuous)
+        return hidden
+
+
+class _Tail(nn.Module):
+    """Normalisation and activation."""
+
+    def __init__(self, width: int, normalization: Literal["layer", "batch"] | None) -> None:
+        super().__init__()
+        self.norm: nn.Module
+        if normalization == "layer":
+            # no affine parameters: nothing of a frozen reference can drift when a query is trained
+            self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        elif normalization == "batch":
+            self.norm = nn.BatchNorm1d(width)
+        else:
+            self.norm = nn.Identity()
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.norm, nn.BatchNorm1d) and hidden.dim() == 3:
+            flat = self.norm(hidden.flatten(0, 1))
+            return torch.relu(flat).unflatten(0, hidden.shape[:2])
+        return torch.relu(self.norm(hidden))
+
+
+class _Hidden(nn.Sequential):
+    def __init__(
+        self, sizes: Sequence[int], dropout_rate: float, normalization: Literal["layer", "batch"] | None
+    ) -> None:
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(n_in, n_out), _Tail(n_out, normalization), nn.Dropout(dropout_rate)]
+        super().__init__(*layers)
+
+
+class Encoder(nn.Module):
+    """Maps expression (and covariates) to mean and variance of a diagonal normal posterior.
+
+    Parameters
+    ----------
+    n_input, n_latent
+        Widths of input and latent space.
+    hidden_sizes
+        Widths of the hidden layers, input side first.
+    n_categories, n_continuous
+        Covariates that enter the first layer, see :class:`CovariateLinear`.
+    dropout_rate
+        Dropout after every hidden layer.
+    normalization
+        ``"layer"``, ``"batch"`` or ``None``.
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        n_latent: int,
+        *,
+        hidden_sizes: Sequence[int],
+        n_categories: Sequence[int],
+        n_continuous: int,
+        dropout_rate: float,
+        normalization: Literal["layer", "batch"] | None,
+    ) -> None:
+        super().__init__()
+        self.first = CovariateLinear(n_input, hidden_sizes[0], n_categories=n_categories, n_continuous=n_continuous)
+        self.first_tail = _Tail(hidden_sizes[0], normalization)
+        self.dropout = nn.Dropout(dropout_rate)
+        self.hidden = _Hidden(hidden_sizes, dropout_rate, normalization)
+        self.mean = nn.Linear(hidden_sizes[-1], n_latent)
+        self.log_variance = nn.Linear(hidden_sizes[-1], n_latent)
+
+    def forward(
+        self, x: torch.Tensor, codes: Sequence[torch.Tensor], continuous: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and variance, both `n x n_latent`."""
+        hidden = self.hidden(self.dropout(self.first_tail(self.first(x, codes, continuous))))
+        return self.mean(hidden), torch.exp(self.log_variance(hidden)) + _VARIANCE_FLOOR
+
+
+class Decoder(nn.Module):
+    """Maps latent variables and covariates to the parameters of the likelihood.
+
+    ``first_layer`` gives `y`, on which trVAE's penalty acts; ``forward`` gives `y` and the outputs.
+
+    Parameters
+    ----------
+    n_latent, n_output
+        Widths of latent space and output.
+    hidden_sizes
+        Widths of the hidden layers, latent side first; the first one is the width of `y`.
+    n_categories, n_continuous
+        Covariates that enter the first layer, see :class:`CovariateLinear`.
+    dropout_rate, normalization
+        As in :class:`Encoder`.
+    zero_inflation
+        Whether to give logits of extra zeros, too.
+    """
+
+    def __init__(
+        self,
+        n_latent: int,
+        n_output: int,
+        *,
+        hidden_sizes: Sequence[int],
+        n_categories: Sequence[int],
+        n_continuous: int,
+        dropout_rate: float,
+        normalization: Literal["layer", "batch"] | None,
+        zero_inflation: bool,
+    ) -> None:
+        super().__init__()
+        self.first = CovariateLinear(n_latent, hidden_sizes[0], n_categories=n_categories, n_continuous=n_continuous)
+        self.first_tail = _Tail(hidden_sizes[0], normalization)
+        self.dropout = nn.Dropout(dropout_rate)
+        self.hidden = _Hidden(hidden_sizes, dropout_rate, normalization)
+        self.output = nn.Linear(hidden_sizes[-1], n_output)
+        self.zero_inflation = nn.Linear(hidden_sizes[-1], n_output) if zero_inflation else None
+
+    def first_layer(
+        self, z: torch.Tensor, codes: Sequence[torch.Tensor], continuous: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The activations `y`: linear map, normalisation, activation; before dropout."""
+        return self.first_tail(self.first(z, codes, continuous))
+
+    def forward(
+        self, z: torch.Tensor, codes: Sequence[torch.Tensor], continuous: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return `y`, the raw output and the zero-inflation logits (``None`` without)."""
+        y = self.first_layer(z, codes, continuous)
+        hidden = self.hidden(self.dropout(y))
+        logits = self.zero_inflation(hidden) if self.zero_inflation is not None else None
+        return y, self.output(hidden), logits

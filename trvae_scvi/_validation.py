@@ -1,0 +1,246 @@
+"""Checks of the user's data. They raise before anything is written or trained; none changes its input."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from anndata import AnnData
+
+__all__ = [
+    "ValueSummary",
+    "check_choice",
+    "check_condition",
+    "check_counts",
+    "check_covariates",
+    "check_known_conditions",
+    "check_not_view",
+    "check_values",
+    "check_var_names",
+    "get_values",
+    "summarize_values",
+]
+
+_ROWS = 4096
+_MIN_CELLS = 3
+
+
+class ValueSummary(NamedTuple):
+    """What the checks need to know of an expression matrix."""
+
+    finite: bool
+    minimum: float
+    integer: bool
+    n_empty_rows: int
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise a ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        msg = f"Expected `{name}` to be one of {list(choices)}, found {value!r}."
+        raise ValueError(msg)
+
+
+def check_not_view(adata: AnnData) -> None:
+    """Raise a ValueError for a view: registering it would copy it behind the user's back."""
+    if adata.is_view:
+        msg = "`adata` is a view of another AnnData. Make it an object of its own first: `adata = adata.copy()`."
+        raise ValueError(msg)
+
+
+def get_values(adata: AnnData, layer: str | None) -> Any:
+    """``adata.X`` or a layer; a KeyError names the layers there are."""
+    if layer is None:
+        if adata.X is None:
+            msg = "`adata.X` is empty. Put the counts there, or name the layer that holds them with `layer=`."
+            raise ValueError(msg)
+        return adata.X
+    if layer not in adata.layers:
+        msg = f"Layer {layer!r} not found in `adata.layers`; there are {list(adata.layers)}."
+        raise KeyError(msg)
+    return adata.layers[layer]
+
+
+def _chunks(x: Any) -> Iterator[np.ndarray | sparse.spmatrix]:
+    for start in range(0, x.shape[0], _ROWS):
+        chunk = x[start : start + _ROWS]
+        yield chunk if sparse.issparse(chunk) else np.asarray(chunk)
+
+
+def summarize_values(x: Any) -> ValueSummary:
+    """Pass once through a dense, sparse or backed matrix, a few thousand rows at a time."""
+    finite, integer, minimum, n_empty = True, True, np.inf, 0
+    if sparse.issparse(x) and x.format != "csr":
+        x = x.tocsr()
+    for chunk in _chunks(x):
+        values = chunk.data if sparse.issparse(chunk) else chunk
+        row_sums = np.asarray(abs(chunk).sum(axis=1)).ravel()
+        n_empty += int((row_sums == 0).sum())
+        if values.size == 0:
+            minimum = min(minimum, 0.0)
+            continue
+        finite = finite and bool(np.isfinite(row_sums).all())
+        integer = integer and finite and bool((values % 1 == 0).all())
+        minimum = min(minimum, float(values.min()), 0.0 if values.size < chunk.shape[0] * chunk.shape[1] else np.inf)
+    return ValueSummary(finite, minimum, integer, n_empty)
+
+
+def check_counts(summary: ValueSummary, where: str, gene_likelihood: str) -> None:
+    """Raise a ValueError unless the values are counts with which every cell has a library size."""
+    if summary.minimum < 0 or not summary.integer:
+        kind = "negative" if summary.minimum < 0 else "fractional"
+        msg = (
+            f"gene_likelihood={gene_likelihood!r} expects raw counts (non-negative integers), found {kind} values in "
+            f"{where}. Register the counts, e.g. `setup_anndata(adata, layer='counts')`, or use "
+            "gene_likelihood='mse' for log-normalised or scaled data."
+        )
+        raise ValueError(msg)
+    if summary.n_empty_rows:
+        msg = (
+            f"{summary.n_empty_rows} cells have no counts at all in {where}, so their library size is 0. "
+            "Remove them first: `sc.pp.filter_cells(adata, min_counts=1)`."
+        )
+        raise ValueError(msg)
+
+
+def _column(adata: AnnData, argument: str, key: str) -> pd.Series:
+    if key not in adata.obs:
+        msg = f"`{argument}={key!r}` not found in `adata.obs`; its columns are {list(adata.obs.columns)}."
+        raise KeyError(msg)
+    column = adata.obs[key]
+    if column.isna().any():
+        msg = (
+            f"`adata.obs[{key!r}]` is missing for {int(column.isna().sum())} of {len(column)} cells. "
+            "Fill it in or remove these cells."
+        )
+        raise ValueError(msg)
+    return column
+
+
+def check_condition(adata: AnnData, key: str, *, new_data: bool) -> pd.Series:
+    """Check the condition column.
+
+    Parameters
+    ----------
+    adata, key
+        Where to find it.
+    new_data
+        Whether the data are for training, which needs two conditions of at least three cells.
+
+    Returns
+    -------
+    The column.
+    """
+    column = _column(adata, "condition_key", key)
+    blank = column.astype(str).str.strip() == ""
+    if blank.any():
+        msg = f"`adata.obs[{key!r}]` is an empty text for {int(blank.sum())} of {len(column)} cells. Name their condition."
+        raise ValueError(msg)
+    if not new_data:
+        return column
+    counts = column.value_counts()
+    if (counts > 0).sum() < 2:
+        msg = (
+            f"`adata.obs[{key!r}]` holds one condition only ({counts.index[0]!r}); a transfer between conditions needs "
+            "at least two. For one condition use scvi.model.SCVI."
+        )
+        raise ValueError(msg)
+    few = counts[counts < _MIN_CELLS]
+    if len(few):
+        msg = (
+            f"Expected at least {_MIN_CELLS} cells of every condition in `adata.obs[{key!r}]`, found "
+            f"{ {str(name): int(n) for name, n in few.items()} }. Remove these cells or merge the condition with another; "
+            f"for conditions without any cell: `adata.obs[{key!r}] = adata.obs[{key!r}].cat.remove_unused_categories()`."
+        )
+        raise ValueError(msg)
+    return column
+
+
+def check_known_conditions(column: pd.Series, known: np.ndarray) -> None:
+    """Raise a ValueError naming the conditions the model was not trained on."""
+    unknown = sorted(set(column.unique()) - set(known), key=str)
+    if unknown:
+        msg = (
+            f"`adata.obs[{column.name!r}]` holds conditions the model does not know: {unknown}. "
+            f"It was trained on {list(known)}."
+        )
+        raise ValueError(msg)
+
+
+def check_covariates(
+    adata: AnnData,
+    *,
+    labels_key: str | None,
+    size_factor_key: str | None,
+    categorical_covariate_keys: Sequence[str] | None,
+    continuous_covariate_keys: Sequence[str] | None,
+) -> None:
+    """Check every registered column but the condition's: there, complete and, where numeric, finite."""
+    if labels_key is not None:
+        _column(adata, "labels_key", labels_key)
+    for argument, keys in (
+        ("categorical_covariate_keys", categorical_covariate_keys),
+        ("continuous_covariate_keys", continuous_covariate_keys),
+    ):
+        if isinstance(keys, str):
+            msg = f"Expected `{argument}` to be a list of columns, found the text {keys!r}. Write [{keys!r}]."
+            raise TypeError(msg)
+    for key in categorical_covariate_keys or ():
+        _column(adata, "categorical_covariate_keys", key)
+    for key in continuous_covariate_keys or ():
+        _numbers(_column(adata, "continuous_covariate_keys", key))
+    if size_factor_key is not None:
+        numbers = _numbers(_column(adata, "size_factor_key", size_factor_key))
+        if (numbers <= 0).any():
+            msg = f"Expected positive size factors, found {numbers.min()} in `adata.obs[{size_factor_key!r}]`."
+            raise ValueError(msg)
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    if not pd.api.types.is_numeric_dtype(column):
+        msg = f"Expected numbers in `adata.obs[{column.name!r}]`, found dtype {column.dtype}."
+        raise TypeError(msg)
+    numbers = column.to_numpy(dtype=np.float64)
+    if not np.isfinite(numbers).all():
+        msg = f"`adata.obs[{column.name!r}]` holds infinite values."
+        raise ValueError(msg)
+    return numbers
+
+
+def check_values(x: Any, where: str) -> None:
+    """Raise a ValueError for NaN or infinite values."""
+    if not summarize_values(x).finite:
+        msg = f"{where} holds NaN or infinite values. Remove or replace them first."
+        raise ValueError(msg)
+
+
+def check_var_names(var_names: pd.Index, expected: np.ndarray | None = None) -> None:
+    """Check the genes: unique and, where a model expects some, these in this order.
+
+    Raises
+    ------
+    ValueError
+        Says which genes are missing or extra, or that only the order differs, and how to mend it.
+    """
+    if not var_names.is_unique:
+        examples = list(dict.fromkeys(var_names[var_names.duplicated()]))[:3]
+        msg = f"`adata.var_names` are not unique, e.g. {examples}. Run `adata.var_names_make_unique()` first."
+        raise ValueError(msg)
+    if expected is None or np.array_equal(var_names.astype(str), np.asarray(expected).astype(str)):
+        return
+    missing = pd.Index(expected).difference(var_names, sort=False)
+    extra = var_names.difference(pd.Index(expected), sort=False)
+    if len(missing):
+        what = f"{len(missing)} of {len(expected)} genes are missing, e.g. {list(missing[:3])}"
+        mend = "Provide them (zeros are a claim that they were measured and absent)"
+    else:
+        what = f"there are {len(extra)} further genes, e.g. {list(extra[:3])}" if len(extra) else "their order differs"
+        mend = "Select and order them: `adata = adata[:, model.get_var_names()].copy()`"
+    msg = f"Expected the {len(expected)} genes the model was trained on, in that order; {what}. {mend}."
+    raise ValueError(msg)

@@ -1,0 +1,171 @@
+"""The metrics on AnnData: which matrix is compared, on which scale, and that the genes agree.
+
+The objects are only read. The metrics themselves are in `_array` and `_score`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._matrix import as_matrix, log_normalize_matrix
+from ._score import score_arrays
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+__all__ = ["check_same_genes", "comparison_matrix", "score_prediction"]
+
+
+def score_prediction(
+    pred: AnnData,
+    real: AnnData,
+    control: AnnData,
+    *,
+    layer: str | None = None,
+    n_top_genes: int = 100,
+    counts: bool = True,
+    max_cells: int | None = 1000,
+    seed: int | None = 0,
+) -> pd.DataFrame:
+    """Score predicted cells against real ones with every metric, on all genes and on the most responsive ones.
+
+    The same as :func:`~trvae_scvi.metrics.score_arrays` on :func:`~trvae_scvi.metrics.comparison_matrix` of each.
+    Counts are normalised over all genes of the object, before the most responsive genes are picked.
+
+    Parameters
+    ----------
+    pred
+        Predicted cells (`n x d`), for example from `TRVAE.predict_perturbation`. May be a view or backed; not changed.
+    real
+        Real cells (`m x d`) of the same kind under the target condition.
+    control
+        Real cells (`k x d`) of the same kind under control.
+    layer
+        The layer to read in all three; `None` reads `X`.
+    n_top_genes
+        Number of genes in the second set.
+    counts
+        Whether the values are counts (or expected counts), to be log-normalised. `False` compares them as they are:
+        for models that were trained on normalised data.
+    max_cells, seed
+        For the draw in :func:`~trvae_scvi.metrics.energy_distance`.
+
+    Returns
+    -------
+    Ten rows with the columns `genes` (`"all"` or, say, `"top100"`), `metric` and `value`.
+
+    Raises
+    ------
+    ValueError
+        If the genes or their order differ, a layer is missing, or the values are not what the metrics take.
+
+    Warns
+    -----
+    UserWarning
+        If `counts` is set and the real or the control cells have values that are no integers.
+    """
+    check_same_genes(real, pred=pred, control=control)
+    matrices = [
+        comparison_matrix(pred, layer=layer, counts=counts, name="pred"),
+        comparison_matrix(real, layer=layer, counts=counts, name="real", expect_integers=True),
+        comparison_matrix(control, layer=layer, counts=counts, name="control", expect_integers=True),
+    ]
+    return score_arrays(*matrices, n_top_genes=n_top_genes, max_cells=max_cells, seed=seed)
+
+
+def comparison_matrix(
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    counts: bool = True,
+    name: str = "adata",
+    expect_integers: bool = False,
+) -> np.ndarray:
+    """Return the cells of an AnnData in the space in which they are compared.
+
+    Parameters
+    ----------
+    adata
+        `n x d` cells. May be a view or backed; not changed.
+    layer
+        The layer to read; `None` reads `X`.
+    counts
+        Whether to log-normalise (log1p of counts per 10,000 over all genes of the object). `False` takes values as they
+        are.
+    name
+        What to call the object in messages.
+    expect_integers
+        Whether to warn if `counts` is set and some value is no integer: data that are normalised already would be
+        normalised twice.
+
+    Returns
+    -------
+    A dense `n x d` array; with `counts=False` it may share memory with the object.
+
+    Raises
+    ------
+    ValueError
+        If the layer is missing, `X` is empty, or the values are not finite or, with `counts`, no counts.
+
+    Warns
+    -----
+    UserWarning
+        As said for `expect_integers`.
+    """
+    if layer is not None and layer not in adata.layers:
+        msg = f"Expected the layer {layer!r} in `{name}`, found the layers {list(adata.layers)}."
+        raise ValueError(msg)
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        msg = f"Expected values in `{name}.X`, found None. Name a layer that holds them."
+        raise ValueError(msg)
+    for load in ("to_memory", "compute"):  # backed sparse matrices of anndata; dask arrays
+        if hasattr(matrix, load):
+            matrix = getattr(matrix, load)()
+    dense = as_matrix(matrix, name)
+    if not counts:
+        return dense
+    if expect_integers and (np.rint(dense) != dense).any():
+        msg = (
+            f"Expected integer counts in `{name}`, found other values. If they are normalised already, "
+            "pass `counts=False`: now they are log-normalised."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return log_normalize_matrix(dense, name)
+
+
+def check_same_genes(real: AnnData, **others: AnnData) -> None:
+    """Check that AnnData objects have the same genes in the same order.
+
+    Parameters
+    ----------
+    real
+        The object to compare with.
+    **others
+        The other objects, by the name to use in the message.
+
+    Raises
+    ------
+    ValueError
+        If the `var_names` of one of them differ from those of `real`, in content or in order.
+    """
+    for name, other in others.items():
+        if other.var_names.equals(real.var_names):
+            continue
+        absent, foreign = real.var_names.difference(other.var_names), other.var_names.difference(real.var_names)
+        if len(absent) or len(foreign):
+            msg = (
+                f"Expected the same genes in `{name}` and `real`, found {len(absent)} of `real` missing in `{name}` "
+                f"(such as {list(absent[:3])}) and {len(foreign)} only there (such as {list(foreign[:3])}). "
+                "Subset both to their common genes."
+            )
+        else:
+            msg = (
+                f"Expected the genes of `{name}` and `real` in the same order, found another. "
+                f"Reorder with `{name}[:, real.var_names]`."
+            )
+        raise ValueError(msg)

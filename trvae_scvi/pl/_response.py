@@ -1,0 +1,95 @@
+"""The predicted response gene by gene: the table of the strongest changes and the bars."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._style import OKABE_ITO, new_axes, show_if_asked
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+__all__ = ["response", "response_frame"]
+
+
+def response_frame(effect: pd.DataFrame, *, n_genes: int = 10) -> pd.DataFrame:
+    """Pick the variables with the largest predicted absolute change.
+
+    Parameters
+    ----------
+    effect
+        Table with the columns `variable`, `change`, `change_lower` and `change_upper`, one row per variable, as
+        `TRVAE.get_perturbation_effect` returns it for one target and one group. Variables whose change is NaN are left
+        out.
+    n_genes
+        How many to pick; all if there are fewer.
+
+    Returns
+    -------
+    The rows picked, all columns, largest absolute change first.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, a variable has several rows or `n_genes` is below 1.
+    """
+    missing = [name for name in ("variable", "change", "change_lower", "change_upper") if name not in effect.columns]
+    if missing:
+        msg = f"Expected the columns 'variable', 'change', 'change_lower' and 'change_upper', found no {missing}."
+        raise ValueError(msg)
+    repeated = effect["variable"].duplicated()
+    if repeated.any():
+        msg = (
+            f"Expected one row per variable, found several for {effect.loc[repeated, 'variable'].iloc[0]!r}. "
+            "Select one target and one group first."
+        )
+        raise ValueError(msg)
+    if n_genes < 1:
+        msg = f"Expected `n_genes` to be at least 1, found {n_genes}."
+        raise ValueError(msg)
+    known = effect[effect["change"].notna()]
+    return known.sort_values("change", key=np.abs, ascending=False, kind="stable").head(n_genes)
+
+
+def response(effect: pd.DataFrame, *, n_genes: int = 10, ax: Axes | None = None, show: bool | None = None) -> Axes:
+    """Horizontal bars of the strongest predicted changes with their intervals, and the real changes if known.
+
+    Parameters
+    ----------
+    effect
+        Table with the columns `variable`, `change`, `change_lower` and `change_upper`, one row per variable. With a
+        column `change_real` (the same on real cells) its values are drawn as diamonds.
+    n_genes
+        How many variables to draw, largest absolute predicted change on top.
+    ax
+        Where to draw; `None` makes a new figure.
+    show
+        Whether to call :func:`matplotlib.pyplot.show`. `None` does not.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, a variable has several rows or `n_genes` is below 1.
+    """
+    frame = response_frame(effect, n_genes=n_genes)
+    ax = new_axes(ax, (4.5, 1.2 + 0.25 * len(frame)))
+    rows = np.arange(len(frame))
+    ax.barh(rows, frame["change"], color=OKABE_ITO[4], label="predicted")
+    # Lines rather than error bars: an interval need not contain the bar's end.
+    ax.hlines(rows, frame["change_lower"], frame["change_upper"], color=OKABE_ITO[-1], linewidth=1.2, label="interval")
+    if "change_real" in frame.columns:
+        ax.scatter(frame["change_real"], rows, marker="D", s=18, color=OKABE_ITO[5], zorder=3, label="real")
+    ax.axvline(0, color=OKABE_ITO[-1], linewidth=0.8)
+    ax.set_yticks(rows, frame["variable"].astype(str))
+    ax.invert_yaxis()
+    ax.set_xlabel("change of the mean (log1p counts per 10,000)")
+    ax.legend(frameon=False, fontsize="small")
+    show_if_asked(show)
+    return ax

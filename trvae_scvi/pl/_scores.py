@@ -1,0 +1,135 @@
+"""Scores of several methods side by side: the table of bar heights and the bars."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from trvae_scvi.metrics import HIGHER_IS_BETTER
+
+from ._style import OKABE_ITO, show_if_asked
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+__all__ = ["score_table", "scores"]
+
+
+def score_table(frame: pd.DataFrame, *, genes: str = "all", group: str | None = None) -> pd.DataFrame:
+    """Mean score of every method on every metric, and its spread where a method has several rows.
+
+    Parameters
+    ----------
+    frame
+        Tidy table with the columns `method`, `genes`, `metric` and `value`. Several rows of one method and metric
+        (seeds, held-out groups) are averaged.
+    genes
+        The set of genes to keep: a value of the column `genes`.
+    group
+        A further column to keep apart, for example the held-out cell type.
+
+    Returns
+    -------
+    One row per metric, group (if asked for) and method, in the order of their first appearance, with the columns
+    `metric`, the name given as `group`, `method`, `value` (mean), `std` (`ddof=1`; NaN for one row) and `n`
+    (rows with a value).
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or no row has these genes.
+    """
+    keys = ["metric", *([group] if group is not None else []), "method"]
+    missing = [name for name in (*keys, "genes", "value") if name not in frame.columns]
+    if missing:
+        msg = f"Expected the columns {[*keys, 'genes', 'value']}, found no {missing}."
+        raise ValueError(msg)
+    kept = frame[frame["genes"] == genes]
+    if kept.empty:
+        msg = f"Expected rows with genes {genes!r}, found only {list(frame['genes'].unique())}."
+        raise ValueError(msg)
+    values = kept.groupby(keys, sort=False, observed=True)["value"]
+    return values.agg(value="mean", std="std", n="count").reset_index()
+
+
+def scores(
+    frame: pd.DataFrame,
+    *,
+    genes: str = "all",
+    group: str | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
+    show: bool | None = None,
+) -> np.ndarray:
+    """Bars of every method's score, one panel per metric.
+
+    Parameters
+    ----------
+    frame
+        Tidy table with the columns `method`, `genes`, `metric` and `value`.
+    genes
+        The set of genes to show: a value of the column `genes`.
+    group
+        A further column, shown along the x axis with one bar per method each; `None` averages over everything else.
+        Several rows per bar are averaged and their standard deviation is drawn.
+    ax
+        Where to draw: as many axes as there are metrics. `None` makes a new figure.
+    show
+        Whether to call :func:`matplotlib.pyplot.show`. `None` does not.
+
+    Returns
+    -------
+    One-dimensional array of axes, one per metric in the order of their first appearance.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, no row has these genes, or the number of axes is not that of the metrics.
+    """
+    table = score_table(frame, genes=genes, group=group)
+    metrics = list(table["metric"].unique())
+    if ax is None:
+        _, new = plt.subplots(1, len(metrics), figsize=(3 * len(metrics), 3.2), squeeze=False, layout="constrained")
+        axes = new.ravel()
+    else:
+        axes = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+    if len(axes) != len(metrics):
+        msg = f"Expected one axes per metric, found {len(axes)} for {metrics}. Pass {len(metrics)} or none."
+        raise ValueError(msg)
+    methods = list(table["method"].unique())
+    for panel, metric in zip(axes, metrics, strict=True):
+        _draw_panel(panel, table[table["metric"] == metric], methods, group)
+        title = str(metric).replace("_", " ")
+        if metric in HIGHER_IS_BETTER:
+            title += f"\n({'higher' if HIGHER_IS_BETTER[metric] else 'lower'} is better)"
+        panel.set_title(title, fontsize="medium")
+    axes[0].set_ylabel(f"score on {genes} genes")
+    if group is not None:
+        axes[-1].legend(frameon=False, fontsize="small")
+    show_if_asked(show)
+    return axes
+
+
+def _draw_panel(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], group: str | None) -> None:
+    ticks = methods if group is None else list(rows[group].unique())
+    width = 0.8 if group is None else 0.8 / len(methods)
+    for number, method in enumerate(methods):
+        own = rows[rows["method"] == method]
+        if own.empty:
+            continue
+        places = np.array([ticks.index(name) for name in (own["method"] if group is None else own[group])], dtype=float)
+        if group is not None:
+            places += (number - (len(methods) - 1) / 2) * width
+        # More methods than colours: the second round is hatched.
+        hatch = "//" * (number // len(OKABE_ITO))
+        ax.bar(places, own["value"], width, color=OKABE_ITO[number % len(OKABE_ITO)], hatch=hatch, label=str(method))
+        spread = own["std"].notna().to_numpy()
+        if spread.any():
+            drawn = own[spread]
+            ax.errorbar(places[spread], drawn["value"], yerr=drawn["std"], fmt="none", ecolor="0.3", capsize=2)
+    ax.set_xticks(range(len(ticks)), [str(tick) for tick in ticks], rotation=45, ha="right")
+    ax.axhline(0, color=OKABE_ITO[-1], linewidth=0.8)

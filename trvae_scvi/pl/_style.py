@@ -1,0 +1,27 @@
+"""What the plots share: colours, and the conventions for `ax` and `show`. Knows no data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["OKABE_ITO", "new_axes", "show_if_asked"]
+
+#: The palette of Okabe & Ito 2008 ("Color Universal Design"), safe for colour-blind readers; yellow, which is faint on
+#: white, and black last.
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+
+
+def new_axes(ax: Axes | None, figsize: tuple[float, float]) -> Axes:
+    """Return `ax`, or the axes of a new figure of `figsize` inches if there is none."""
+    return plt.subplots(figsize=figsize, layout="constrained")[1] if ax is None else ax
+
+
+def show_if_asked(show: bool | None) -> None:
+    """Show the open figures if `show` is True. Notebooks show them anyway; scripts ask for it."""
+    if show:
+        plt.show()
