@@ -156,14 +156,9 @@ def test_missing_labels_belong_to_no_group(adata):
         ({"control": "drug"}, "two conditions, found 'drug'"),
         ({"group": "e"}, "none with kind 'e' and state 'ctrl'"),
         ({"target": "absent"}, "'ctrl' and 'absent', found none among"),
-        ({"target": "other", "group": "a"}, None),
-        ({"target": "other", "group": "b", "control": "drug"}, None),
     ],
 )
 def test_baseline_predictions_refuse(adata, change, match):
-    if match is None:
-        assert list(baseline_predictions(adata, **{**KEYS, **change})) == NAMES
-        return
     with pytest.raises(ValueError, match=match):
         baseline_predictions(adata, **{**KEYS, **change})
 
@@ -176,13 +171,13 @@ def test_no_other_group_with_both_conditions(adata):
 # ---- real data
 
 # Squared Pearson of means, Pearson of the change, mean squared error, squared Pearson of variances, energy distance on
-# all genes, then the same on the 100 most responsive ones; measured independently of this code.
+# all genes, then the same on the 100 most responsive ones; measured independently of this code. As text, because the
+# number of digits says how exactly each is known.
 KANG_NK = {
-    "no change": [0.869, 0, 0.0817, 0.838, 3.66, 0.553, 0, 1.480, 0.094, 7.65],
-    "mean of others": [0.847, 0.672, 0.1010, 0.627, 4.87, 0.746, 0.843, 0.445, 0.194, 2.45],
-    "mean shift": [0.970, 0.895, 0.0198, 0.831, 0.888, 0.895, 0.920, 0.192, 0.086, 1.31],
+    "no change": "0.869 0 0.0817 0.838 3.66 0.553 0 1.480 0.094 7.65",
+    "mean of others": "0.847 0.672 0.1010 0.627 4.87 0.746 0.843 0.445 0.194 2.45",
+    "mean shift": "0.970 0.895 0.0198 0.831 0.888 0.895 0.920 0.192 0.086 1.31",
 }
-KANG_NK_DECIMALS = [3, 3, 4, 3, 2, 3, 3, 3, 3, 2]
 
 
 def test_baselines_on_kang_nk():
@@ -197,6 +192,7 @@ def test_baselines_on_kang_nk():
     real, control = (log_normalize(nk[nk.obs["condition"] == c].X) for c in ("stimulated", "control"))
     for name, expected in KANG_NK.items():
         values = score_arrays(predictions[name], real, control)["value"]
-        for value, published, decimals in zip(values, expected, KANG_NK_DECIMALS, strict=True):
-            # Half a unit of the last published digit, and a little for one rounded up from a half.
-            assert value == pytest.approx(published, abs=0.51 * 10.0**-decimals), name
+        for value, published in zip(values, expected.split(), strict=True):
+            unit = 10.0 ** -len(published.partition(".")[2])
+            # Half a unit of the last digit, and a little for one that was rounded from just about a half.
+            assert value == pytest.approx(float(published), abs=0.51 * unit), name

@@ -60,7 +60,7 @@ def brute_force_energy(x, y):
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
 def test_log_normalize_equals_scanpy_and_keeps_the_input(form):
     counts = np.random.default_rng(0).poisson(3.0, size=(9, 7)).astype(np.float32) + np.eye(9, 7, dtype=np.float32)
-    given = form(counts)
+    given = form(counts.copy())
     expected = ad.AnnData(counts.copy())
     sc.pp.normalize_total(expected, target_sum=1e4)
     sc.pp.log1p(expected)
@@ -168,7 +168,7 @@ def test_energy_distance_invariances(cells):
     rotation = stats.ortho_group.rvs(x.shape[1], random_state=0)
     assert value > 0
     assert m.energy_distance(y, x) == pytest.approx(value, rel=1e-9)
-    assert m.energy_distance(x + 1e4, y + 1e4) == pytest.approx(value, rel=1e-6)
+    assert m.energy_distance(x + 1e6, y + 1e6) == pytest.approx(value, rel=1e-6)
     assert m.energy_distance(x @ rotation, y @ rotation) == pytest.approx(value, rel=1e-9)
     assert m.energy_distance(3 * x, 3 * y) == pytest.approx(3 * value, rel=1e-9)
     assert m.energy_distance(x[::-1], y) == pytest.approx(value, rel=1e-9)
@@ -300,7 +300,9 @@ def test_noise_ceiling_refuses(cells):
 
 
 def tidy(**values):
-    return pd.DataFrame([("all", metric, value) for metric, value in values.items()], columns=["genes", "metric", "value"])
+    return pd.DataFrame(
+        [("all", metric, value) for metric, value in values.items()], columns=["genes", "metric", "value"]
+    )
 
 
 def test_skill_by_hand_whatever_direction_and_order():
@@ -390,7 +392,7 @@ def test_score_prediction_takes_views_and_changes_nothing(adatas):
     assert all(v.is_view for v in views)
     for a, x in zip(adatas, before, strict=True):
         np.testing.assert_array_equal(a.X.toarray(), x)
-        assert list(a.layers) == []
+        assert set(a.layers) <= {None}  # which is X in newer versions of anndata
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -454,4 +456,6 @@ def test_noise_ceiling_on_kang_nk():
     frame = m.noise_ceiling(real, control)
     expected = [0.996, 0.986, 0.0023, 0.981, -0.01, 0.994, 0.996, 0.010, 0.947, -0.01]
     distance = np.abs(frame["value"].to_numpy() - expected)
-    assert (distance < 4 * frame["std"].to_numpy() + 0.005 * np.abs(expected)).all()
+    # The table's digits add their rounding to the scatter of its one split.
+    rounding = [5e-4, 5e-4, 5e-5, 5e-4, 5e-3, 5e-4, 5e-4, 5e-4, 5e-4, 5e-3]
+    assert (distance < 3 * frame["std"].to_numpy() + rounding).all(), frame

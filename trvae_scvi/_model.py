@@ -371,6 +371,9 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, UnsupervisedTrainingMixin, B
         if batch_size < 2:
             msg = f"Expected a `batch_size` of at least 2 (hundreds are better), found {batch_size}."
             raise ValueError(msg)
+        if max_epochs is not None and max_epochs < 1:
+            msg = f"Expected `max_epochs` of at least 1, found {max_epochs}."
+            raise ValueError(msg)
         if use_distributed_sampler(trainer_kwargs.get("strategy")):
             msg = "Training on several devices is not supported yet; use one with devices=1."
             raise NotImplementedError(msg)

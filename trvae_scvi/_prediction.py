@@ -248,6 +248,8 @@ class PredictionMixin:
             warn=False, message="The model is not trained: call `model.train()` before asking it for predictions."
         )
         adata = self._resolve(adata)
+        if adata.is_view and adata.isbacked:
+            adata = adata.to_memory()  # AnnData cannot take rows of such a view
         check_var_names(adata.var_names, registered_var_names(self.registry_))
         condition = check_condition(adata, self._condition_key, new_data=False)
         check_known_conditions(condition, self._conditions)
@@ -280,9 +282,9 @@ class PredictionMixin:
     def _private(self, adata: AnnData) -> AnnData:
         """An AnnData with its own obs and uns, so that registering it leaves the caller's untouched."""
         obs = adata.obs.loc[:, [c for c in adata.obs.columns if not c.startswith("_scvi_")]].copy()
-        private = AnnData(X=adata.X, obs=obs, var=adata.var.copy())
+        private = AnnData(X=_plain(adata.X), obs=obs, var=adata.var.copy())
         if self._layer is not None:
-            private.layers[self._layer] = get_values(adata, self._layer)
+            private.layers[self._layer] = _plain(get_values(adata, self._layer))
         if get_minify_type(adata) is not None:
             private.uns["_scvi_adata_minify_type"] = get_minify_type(adata)
             for key in (self._LATENT_QZM_KEY, self._LATENT_QZV_KEY):
@@ -428,6 +430,11 @@ class PredictionMixin:
             msg = f"`groupby={key!r}` not found in `adata.obs`; its columns are {list(cells.obs.columns)}."
             raise KeyError(msg)
         return cells.obs[key].to_numpy(dtype=object)
+
+
+def _plain(x: Any) -> Any:
+    """An array of a view without AnnData's wrapper, which torch does not take."""
+    return np.asarray(x) if isinstance(x, np.ndarray) else x
 
 
 def _sample(decoded: _Decoded, likelihood: str, rng: np.random.Generator) -> np.ndarray:

@@ -97,7 +97,7 @@ class ConditionBalancedSampler(Sampler):
             active = self._draw_conditions(rng)
             quotas = _quotas([len(self.pools[c]) for c in active], self.batch_size)
             batch = np.concatenate([queues[c].take(n) for c, n in zip(active, quotas, strict=True)])
-            yield batch.tolist()
+            yield np.sort(batch).tolist()  # backed files are read in order, and give the same batch as memory
 
     def _draw_conditions(self, rng: np.random.Generator) -> list[int]:
         codes = list(self.pools)
@@ -246,9 +246,10 @@ class TRVAETrainingPlan(TrainingPlan):
             **kwargs,
         )
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_batch_start(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Seed every epoch by itself, so that a resumed run equals an uninterrupted one."""
-        torch.manual_seed(current_seed() * 1_000_003 + self.current_epoch)
+        if batch_idx == 0:  # not before the loader is made, which draws a random number, too
+            torch.manual_seed(current_seed() * 1_000_003 + self.current_epoch)
 
     def on_validation_epoch_start(self) -> None:
         """The same noise in every validation, so that its losses can be compared."""

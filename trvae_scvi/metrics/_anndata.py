@@ -117,7 +117,9 @@ def comparison_matrix(
         As said for `expect_integers`.
     """
     if layer is not None and layer not in adata.layers:
-        msg = f"Expected the layer {layer!r} in `{name}`, found the layers {list(adata.layers)}."
+        # Newer versions of anndata list X as the layer None.
+        present = [key for key in adata.layers if key is not None]
+        msg = f"Expected the layer {layer!r} in `{name}`, found the layers {present}."
         raise ValueError(msg)
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:

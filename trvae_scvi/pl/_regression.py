@@ -10,6 +10,7 @@ from sklearn.metrics import r2_score
 
 from trvae_scvi.metrics._anndata import check_same_genes, comparison_matrix
 
+from ._labels import label_points
 from ._style import OKABE_ITO, new_axes, show_if_asked
 
 if TYPE_CHECKING:
@@ -189,8 +190,8 @@ def _draw(frame: pd.DataFrame, statistic: str, counts: bool, n_labels: int, ax: 
     # Through a point that lies on every plot of a non-negative statistic and on the line in any case.
     ax.axline((0, 0), slope=1, color=OKABE_ITO[-1], linewidth=0.8, linestyle="--")
     furthest = frame.loc[:, "residual"].abs().to_numpy().argsort(kind="stable")[::-1][:n_labels]
-    for gene, real, predicted in frame.iloc[furthest][["real", "predicted"]].itertuples(name=None):
-        ax.annotate(gene, (real, predicted), xytext=(3, 3), textcoords="offset points", fontsize="x-small")
+    labelled = frame.iloc[furthest]
+    label_points(ax, labelled[["real", "predicted"]].to_numpy(), [str(gene) for gene in labelled.index])
     text = (
         f"squared Pearson correlation {fit['squared_pearson']:.3f}\n"
         f"coefficient of determination {fit['coefficient_of_determination']:.3f}"

@@ -109,7 +109,7 @@ def scores(
         panel.set_title(title, fontsize="medium")
     axes[0].set_ylabel(f"score on {genes} genes")
     if group is not None:
-        axes[-1].legend(frameon=False, fontsize="small")
+        axes[-1].legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     show_if_asked(show)
     return axes
 

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from scvi import REGISTRY_KEYS
+from torch import nn
+
+from trvae_scvi import TRVAEModule
+from trvae_scvi._mmd import mmd
+from trvae_scvi._nn import CovariateLinear
+
+N, GENES = 40, 15
+
+
+def tensors(likelihood="nb", seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.poisson(torch.rand(N, GENES, generator=generator) * 4, generator=generator)
+    x[:, 0] += 1
+    if likelihood == "mse":
+        x = torch.randn(N, GENES, generator=generator)
+    return {
+        REGISTRY_KEYS.X_KEY: x,
+        REGISTRY_KEYS.BATCH_KEY: torch.arange(N)[:, None] % 3,
+        REGISTRY_KEYS.LABELS_KEY: torch.arange(N)[:, None] % 2,
+        REGISTRY_KEYS.CAT_COVS_KEY: torch.arange(N)[:, None] % 4,
+        REGISTRY_KEYS.CONT_COVS_KEY: torch.randn(N, 2, generator=generator),
+        REGISTRY_KEYS.SIZE_FACTOR_KEY: torch.rand(N, 1, generator=generator) + 0.5,
+    }
+
+
+def make(**kwargs):
+    torch.manual_seed(0)
+    kwargs = {"n_batch": 3, "n_cats_per_cov": (4,), "n_continuous_cov": 2, "hidden_sizes": (16, 8), **kwargs}
+    return TRVAEModule(GENES, **kwargs)
+
+
+def test_table_rows_are_a_one_hot_in_a_wider_product():
+    layer = CovariateLinear(5, 7, n_categories=(3, 2), n_continuous=1)
+    x, code, other, value = torch.randn(9, 5), torch.arange(9) % 3, torch.arange(9) % 2, torch.randn(9, 1)
+    wide = nn.Linear(5 + 3 + 2 + 1, 7)
+    tables = [table.weight.T for table in layer.tables]
+    wide.weight.data = torch.cat([layer.linear.weight, *tables, layer.continuous.weight], dim=1).detach()
+    wide.bias.data = layer.linear.bias.detach()
+    inputs = [x, nn.functional.one_hot(code, 3), nn.functional.one_hot(other, 2), value]
+    torch.testing.assert_close(layer(x, [code, other], value), wide(torch.cat(inputs, dim=1)))
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "mse"])
+@pytest.mark.parametrize("dispersion", ["gene", "gene-batch"])
+@pytest.mark.parametrize("mmd_on", ["y", "z", None])
+def test_loss_is_the_weighted_sum_of_its_terms(likelihood, dispersion, mmd_on):
+    module = make(
+        gene_likelihood=likelihood, dispersion=dispersion, mmd_on=mmd_on, mmd_weight=7.0, reconstruction_weight=0.5
+    )
+    batch = tensors(likelihood)
+    inference, generative, loss = module(batch, loss_kwargs={"kl_weight": 0.25})
+    log_p = generative["px"].log_prob(batch[REGISTRY_KEYS.X_KEY]).sum(-1)
+    torch.testing.assert_close(loss.reconstruction_loss["reconstruction_loss"], -log_p, rtol=1e-4, atol=1e-3)
+    qz = inference["qz"]
+    kl = 0.5 * (qz.loc**2 + qz.scale**2 - 1 - 2 * qz.scale.log()).sum(-1)
+    torch.testing.assert_close(loss.kl_local["kl_local"], kl, rtol=1e-4, atol=1e-5)
+    activations = {"y": generative["first_layer"], "z": inference["z"], None: None}[mmd_on]
+    codes = batch[REGISTRY_KEYS.BATCH_KEY].squeeze(1)
+    discrepancy = mmd(activations, codes) if mmd_on else torch.tensor(0.0)
+    torch.testing.assert_close(loss.extra_metrics["mmd"], discrepancy)
+    expected = (-0.5 * log_p + 0.25 * kl).mean() + 7.0 * discrepancy
+    torch.testing.assert_close(loss.loss, expected, rtol=1e-4, atol=1e-3)
+    loss.loss.backward()
+    without = [name for name, p in module.named_parameters() if p.grad is None]
+    assert without == []
+    assert all(torch.isfinite(p.grad).all() for p in module.parameters())
+
+
+def test_y_is_the_activation_before_dropout_in_the_losss_own_pass():
+    module = make(dropout_rate=0.5)
+    _, generative, _ = module(tensors())
+    y = generative["first_layer"]
+    assert y.shape == (N, 8)
+    assert (y >= 0).all()
+    codes = module._codes(tensors()[REGISTRY_KEYS.BATCH_KEY], tensors()[REGISTRY_KEYS.CAT_COVS_KEY])
+    inference, generative, _ = module(tensors())
+    again = module.decoder.first_layer(inference["z"], codes, tensors()[REGISTRY_KEYS.CONT_COVS_KEY])
+    torch.testing.assert_close(again, generative["first_layer"])  # a dropped-out one would differ
+
+
+def test_weight_zero_and_no_location_are_the_same_plain_vae():
+    losses = []
+    for options in ({"mmd_weight": 0.0}, {"mmd_on": None}):
+        module = make(**options)
+        torch.manual_seed(1)
+        losses.append(module(tensors())[2])
+    assert losses[0].loss == losses[1].loss
+    assert losses[0].extra_metrics["mmd"] == 0.0
+
+
+def test_condition_reaches_the_encoder_only_if_asked():
+    for encode in (True, False):
+        module = make(encode_condition=encode).eval()
+        batch = tensors()
+        first = module.inference(**module._get_inference_input(batch))["qz"].loc
+        batch[REGISTRY_KEYS.BATCH_KEY] = (batch[REGISTRY_KEYS.BATCH_KEY] + 1) % 3
+        second = module.inference(**module._get_inference_input(batch))["qz"].loc
+        assert torch.equal(first, second) is not encode
+
+
+def test_transform_batch_decodes_with_another_condition():
+    module = make(dispersion="gene-batch").eval()
+    module.log_theta.data.normal_()
+    batch = tensors()
+    outputs = module.inference(**module._get_inference_input(batch))
+    arguments = module._get_generative_input(batch, outputs)
+    swapped = module.generative(**arguments, transform_batch=2)
+    direct = module.generative(**{**arguments, "batch_index": torch.full((N, 1), 2)})
+    assert torch.equal(swapped["px"].mu, direct["px"].mu)
+    assert torch.equal(swapped["theta"], module.log_theta[2].exp().expand(N, -1))
+    assert not torch.equal(swapped["px"].mu, module.generative(**arguments)["px"].mu)
+
+
+@pytest.mark.parametrize("use_size_factor", [True, False])
+def test_means_are_scaled_by_library_or_size_factor(use_size_factor):
+    module = make(use_size_factor_key=use_size_factor).eval()
+    batch = tensors()
+    _, generative = module(batch, compute_loss=False)
+    totals = generative["px"].mu.sum(-1)
+    if use_size_factor:
+        expected = generative["px"].scale.sum(-1) * batch[REGISTRY_KEYS.SIZE_FACTOR_KEY].squeeze(1)
+    else:
+        expected = batch[REGISTRY_KEYS.X_KEY].sum(1)
+    torch.testing.assert_close(totals, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_mse_output_is_linear_or_not_negative():
+    batch = tensors("mse")
+    for nonnegative in (True, False):
+        mean = make(gene_likelihood="mse", nonnegative_output=nonnegative)(batch, compute_loss=False)[1]["px"].loc
+        assert bool((mean >= 0).all()) is nonnegative
+
+
+@pytest.mark.parametrize("normalization", ["layer", "batch", None])
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "mse"])
+def test_several_samples(normalization, likelihood):
+    module = make(normalization=normalization, gene_likelihood=likelihood).eval()
+    batch = tensors(likelihood)
+    assert module.sample(batch).shape == (N, GENES)
+    assert module.sample(batch, n_samples=3).shape == (N, GENES, 3)
+    torch.manual_seed(0)
+    one = module.marginal_ll(batch, n_mc_samples=200, n_mc_samples_per_pass=1)
+    many = module.marginal_ll(batch, n_mc_samples=201, n_mc_samples_per_pass=50)
+    assert one.shape == (N,)
+    # two estimates of the same numbers; few samples leave some noise
+    assert float((one - many).abs().median()) < 1.0
+    assert isinstance(module.marginal_ll(batch, n_mc_samples=2, return_mean=True), float)
+
+
+def test_marginal_likelihood_bounds_the_elbo():
+    module = make().eval()
+    batch = tensors()
+    torch.manual_seed(0)
+    losses = [module(batch)[2] for _ in range(50)]
+    elbo = -torch.stack([x.reconstruction_loss["reconstruction_loss"] + x.kl_local["kl_local"] for x in losses])
+    assert float(module.marginal_ll(batch, n_mc_samples=500, return_mean=True)) > elbo.mean().item()
+
+
+def test_represents_the_architecture_of_scarches():
+    """Two hidden layers of different width, condition in the first only, theta a gene and condition."""
+    module = make(
+        hidden_sizes=(16, 8), dispersion="gene-batch", normalization="layer", n_cats_per_cov=(), n_continuous_cov=0
+    )
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    assert shapes == {
+        "log_theta": (3, GENES),
+        "encoder.first.linear.weight": (16, GENES),
+        "encoder.first.linear.bias": (16,),
+        "encoder.first.tables.0.weight": (3, 16),
+        "encoder.hidden.0.weight": (8, 16),
+        "encoder.hidden.0.bias": (8,),
+        "encoder.mean.weight": (10, 8),
+        "encoder.mean.bias": (10,),
+        "encoder.log_variance.weight": (10, 8),
+        "encoder.log_variance.bias": (10,),
+        "decoder.first.linear.weight": (8, 10),
+        "decoder.first.linear.bias": (8,),
+        "decoder.first.tables.0.weight": (3, 8),
+        "decoder.hidden.0.weight": (16, 8),
+        "decoder.hidden.0.bias": (16,),
+        "decoder.output.weight": (GENES, 16),
+        "decoder.output.bias": (GENES,),
+    }

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import scvi
+import torch
+from helpers import FAST, make_trained
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+import trvae_scvi as tv
+from trvae_scvi._training import ConditionBalancedSampler, RestoreBestWeights, TRVAEDataSplitter
+
+
+def batches(sizes, batch_size, epoch=0, reference=None, seed=0):
+    conditions = np.repeat(np.arange(len(sizes)), sizes)
+    sampler = ConditionBalancedSampler(
+        conditions, np.arange(len(conditions)), batch_size=batch_size, reference=reference, seed=seed
+    )
+    sampler.set_epoch(epoch)
+    drawn = list(sampler)
+    assert len(drawn) == len(sampler)
+    return conditions, drawn
+
+
+def test_batches_are_balanced_and_hold_no_cell_twice():
+    conditions, drawn = batches([500, 100, 60], 96)
+    assert len(drawn) == round(660 / 96)
+    for batch in drawn:
+        assert len(set(batch)) == len(batch) == 96
+        assert np.bincount(conditions[batch]).tolist() == [32, 32, 32]
+
+
+def test_a_small_condition_gives_all_it_has():
+    conditions, drawn = batches([500, 5, 100], 99)
+    for batch in drawn:
+        assert len(set(batch)) == len(batch) == 99
+        counts = np.bincount(conditions[batch])
+        assert counts[1] == 5
+        assert abs(counts[0] - counts[2]) <= 1
+
+
+def test_no_cell_comes_again_before_all_others_came():
+    _, drawn = batches([64, 64], 32)
+    first = np.concatenate(drawn[:4])
+    assert len(set(first)) == 128
+
+
+def test_many_conditions_take_turns_and_the_reference_is_always_there():
+    conditions, drawn = batches([50] * 20, 128, reference=3)
+    seen = set()
+    for batch in drawn:
+        present = set(conditions[batch])
+        assert len(present) == 128 // 32
+        assert 3 in present
+        seen |= present
+    assert len(seen) > 8
+
+
+def test_batches_follow_seed_and_epoch_alone():
+    assert batches([50, 50], 20)[1] == batches([50, 50], 20)[1]
+    assert batches([50, 50], 20)[1] != batches([50, 50], 20, epoch=1)[1]
+    assert batches([50, 50], 20)[1] != batches([50, 50], 20, seed=1)[1]
+
+
+def test_split_is_within_every_condition(adata):
+    adata = adata[(adata.obs["condition"] == "control") | (np.arange(400) % 10 == 0)].copy()
+    tv.TRVAE.setup_anndata(adata)
+    manager = tv.TRVAE(adata).adata_manager
+    splitter = TRVAEDataSplitter(manager, train_size=0.6, validation_size=0.2, batch_size=32)
+    parts = splitter.train_idx, splitter.val_idx, splitter.test_idx
+    assert sorted(np.concatenate(parts)) == list(range(adata.n_obs))
+    for part, share in zip(parts, (0.6, 0.2, 0.2), strict=True):
+        counts = np.bincount(splitter.conditions[part])
+        np.testing.assert_allclose(counts / np.bincount(splitter.conditions), share, atol=0.03)
+    first, second = ([b["batch"].numel() for b in splitter.val_dataloader()] for _ in range(2))
+    assert first == second
+
+
+def test_external_indexing_is_kept_to(adata):
+    tv.TRVAE.setup_anndata(adata)
+    model = tv.TRVAE(adata, n_hidden=16)
+    parts = [np.arange(0, 300), np.arange(300, 350), np.arange(350, 400)]
+    model.train(**FAST, datasplitter_kwargs={"external_indexing": parts})
+    for found, part in zip((model.train_indices, model.validation_indices, model.test_indices), parts, strict=True):
+        np.testing.assert_array_equal(found, part)
+
+
+def test_history_has_every_term(trained):
+    terms = ["elbo", "reconstruction_loss", "kl_local", "mmd"]
+    keys = {f"{term}_{part}" for term in terms for part in ("train", "validation")}
+    assert keys | {"train_loss", "validation_loss", "kl_weight"} <= set(trained.history)
+    assert all(len(trained.history[key]) == 3 for key in keys)
+    assert float(trained.history["mmd_train"].iloc[-1, 0]) > 0.0
+
+
+def test_loss_falls(adata):
+    model = make_trained(adata, train={"max_epochs": 15})
+    losses = model.history["validation_loss"].iloc[:, 0].astype(float)
+    assert losses.iloc[-1] < losses.iloc[0] - 5.0
+
+
+@pytest.mark.parametrize("max_epochs", [6, 12])
+def test_kl_warm_up_is_tied_to_the_number_of_epochs(adata, max_epochs):
+    model = make_trained(adata, train={"max_epochs": max_epochs, "log_every_n_steps": 1}, kl_weight=0.5)
+    weights = model.history["kl_weight"].iloc[:, 0].astype(float).to_numpy()
+    assert weights[0] == 0.0
+    assert weights[-1] == 0.5
+    steps_an_epoch = model.trainer.num_training_batches
+    assert model.trainer.max_epochs // 3 == model.trainer.early_stopping_callback.warmup_epochs
+    assert steps_an_epoch == round(0.9 * 400 / 64)
+
+
+def test_validation_uses_the_final_kl_weight(adata):
+    """Under a warm-up from 0 the validation loss of the first epoch already has the whole KL."""
+    model = make_trained(adata, train={"max_epochs": 3, "plan_kwargs": {"n_epochs_kl_warmup": 3}}, mmd_on=None)
+    last = {key: float(model.history[f"{key}_validation"].iloc[0, 0]) for key in ("reconstruction_loss", "kl_local")}
+    loss = float(model.history["validation_loss"].iloc[0, 0])
+    assert loss == pytest.approx(sum(last.values()), rel=1e-5)
+
+
+class Spy(Callback):
+    """Keeps copies of the weights after every validation."""
+
+    def __init__(self):
+        self.weights = []
+
+    def on_validation_end(self, trainer, pl_module):
+        self.weights.append(copy.deepcopy(pl_module.module.state_dict()))
+
+
+class Spoil(Callback):
+    """Ruins the weights when the last epoch begins, and makes the first one look unbeatable."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == trainer.max_epochs - 1:
+            pl_module.module.decoder.output.weight.data.mul_(30.0)
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 0:
+            trainer.callback_metrics["validation_loss"] = torch.tensor(0.0)
+
+
+def test_best_weights_after_the_warm_up_are_restored(adata):
+    spy = Spy()
+    train = {"max_epochs": 6, "plan_kwargs": {"n_epochs_kl_warmup": 2}, "callbacks": [spy, Spoil()]}
+    model = make_trained(adata, train=train)
+    losses = model.history["validation_loss"].iloc[:, 0].astype(float).to_numpy()
+    best = 2 + int(np.argmin(losses[2:]))
+    assert 2 <= best < len(losses) - 1
+    for name, tensor in model.module.state_dict().items():
+        assert torch.equal(tensor, spy.weights[best][name])
+    assert any(not torch.equal(spy.weights[best][name], spy.weights[-1][name]) for name in spy.weights[-1])
+
+
+def test_early_stopping_waits_for_the_warm_up(adata):
+    plan = {"lr": 0.0, "lr_schedule": False, "n_epochs_kl_warmup": 5}
+    model = make_trained(
+        adata, train={"max_epochs": 40, "plan_kwargs": plan, "early_stopping_patience": 2}, dropout_rate=0.0
+    )
+    assert 5 + 2 <= len(model.history["validation_loss"]) <= 10
+
+
+def test_without_early_stopping_the_last_weights_stay(adata):
+    spy = Spy()
+    model = make_trained(
+        adata, train={"early_stopping": False, "check_val_every_n_epoch": 1, "max_epochs": 3, "callbacks": [spy]}
+    )
+    assert len(spy.weights) == 3
+    for name, tensor in model.module.state_dict().items():
+        assert torch.equal(tensor, spy.weights[-1][name])
+    assert not any(isinstance(callback, RestoreBestWeights) for callback in model.trainer.callbacks)
+
+
+def test_equal_seeds_give_equal_models_whatever_ran_before(adata, one_thread):
+    first = make_trained(adata).get_latent_representation()
+    torch.rand(7)
+    np.random.seed(3)
+    np.testing.assert_array_equal(first, make_trained(adata).get_latent_representation())
+    scvi.settings.seed = 1
+    assert np.abs(first - make_trained(adata).get_latent_representation()).max() > 1e-3
+
+
+def test_training_leaves_the_global_random_state(adata):
+    torch.manual_seed(0)
+    state = torch.random.get_rng_state()
+    make_trained(adata)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(adata, tmp_path, one_thread, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # scvi-tools puts its own checkpoints there
+    whole = make_trained(adata, train={"max_epochs": 6})
+
+    class Interrupt(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 3:
+                raise InterruptedError
+
+    checkpoint = ModelCheckpoint(dirpath=tmp_path, save_last=True)
+    with pytest.raises(InterruptedError):
+        make_trained(
+            adata, train={"max_epochs": 6, "enable_checkpointing": True, "callbacks": [checkpoint, Interrupt()]}
+        )
+    resumed = make_trained(adata, train={"max_epochs": 6, "ckpt_path": str(tmp_path / "last.ckpt")})
+    for name, tensor in whole.module.state_dict().items():
+        torch.testing.assert_close(resumed.module.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
+
+
+def test_training_twice_goes_on(adata):
+    model = make_trained(adata)
+    before = len(model.history["train_loss"])
+    model.train(**FAST)
+    assert len(model.history["train_loss"]) == before + 3
+
+
+def test_sparse_loading_gives_the_same_model(adata, one_thread):
+    dense = make_trained(adata).get_latent_representation()
+    sparse = make_trained(adata, train={"load_sparse_tensor": True}).get_latent_representation()
+    np.testing.assert_allclose(dense, sparse, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_are_clipped_by_default(adata):
+    model = make_trained(adata)
+    assert model.trainer.gradient_clip_val == 100.0
+    assert make_trained(adata, train={"gradient_clip_val": 1.0}).trainer.gradient_clip_val == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 1}, "`batch_size` of at least 2"),
+        ({"train_size": 1.0}, "early_stopping=False"),
+        ({"max_epochs": 0}, "`max_epochs`"),
+        ({"plan_kwargs": {"no_such_option": 1}}, "no_such_option"),
+    ],
+)
+def test_bad_arguments(adata, arguments, message):
+    tv.TRVAE.setup_anndata(adata)
+    model = tv.TRVAE(adata, n_hidden=16)
+    with pytest.raises((ValueError, TypeError), match=message):
+        model.train(**{**FAST, **arguments})
+    assert not model.is_trained
+
+
+def test_all_cells_may_be_trained_on(adata):
+    model = make_trained(adata, train={"train_size": 1.0, "early_stopping": False})
+    assert len(model.train_indices) == adata.n_obs
+
+
+def test_several_devices_are_refused(adata):
+    tv.TRVAE.setup_anndata(adata)
+    with pytest.raises(NotImplementedError, match="devices=1"):
+        tv.TRVAE(adata).train(strategy="ddp")
+
+
+@pytest.mark.parametrize(("n_cells", "epochs"), [(100, 400), (20_000, 60), (1_000_000, 10)])
+def test_default_number_of_epochs(n_cells, epochs):
+    from trvae_scvi._model import _default_epochs
+
+    assert _default_epochs(n_cells) == epochs
