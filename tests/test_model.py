@@ -134,7 +134,9 @@ def unchanged(adata, action, error, match):
     pd.testing.assert_frame_equal(adata.obs, obs)
     assert list(adata.uns) == uns
     assert type(adata.X) is type(x)
-    np.testing.assert_array_equal(as_dense(adata.X) if sparse.issparse(x) else adata.X, as_dense(x) if sparse.issparse(x) else x)
+    np.testing.assert_array_equal(
+        as_dense(adata.X) if sparse.issparse(x) else adata.X, as_dense(x) if sparse.issparse(x) else x
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,10 @@ def test_construction_without_set_up(adata):
     [
         (lambda a: a.X.data.__setitem__(5, 0.5), "found fractional values in `adata.X`"),
         (lambda a: a.X.data.__setitem__(5, -1.0), "found negative values in `adata.X`"),
-        (lambda a: setattr(a, "X", sparse.vstack([a.X[:0], a.X[:2] * 0, a.X[2:]], format="csr")), "2 cells have no counts"),
+        (
+            lambda a: setattr(a, "X", sparse.vstack([a.X[:0], a.X[:2] * 0, a.X[2:]], format="csr")),
+            "2 cells have no counts",
+        ),
     ],
 )
 def test_count_likelihoods_refuse_other_values(adata, likelihood, edit, match):

@@ -10,7 +10,8 @@ from helpers import FAST, make_trained
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 import trvae_scvi as tv
-from trvae_scvi._training import ConditionBalancedSampler, RestoreBestWeights, TRVAEDataSplitter
+from trvae_scvi._batches import ConditionBalancedSampler, TRVAEDataSplitter
+from trvae_scvi._training import RestoreBestWeights
 
 
 def batches(sizes, batch_size, epoch=0, reference=None, seed=0):
@@ -257,6 +258,6 @@ def test_several_devices_are_refused(adata):
 
 @pytest.mark.parametrize(("n_cells", "epochs"), [(100, 400), (20_000, 60), (1_000_000, 10)])
 def test_default_number_of_epochs(n_cells, epochs):
-    from trvae_scvi._model import _default_epochs
+    from trvae_scvi._training import _default_epochs
 
     assert _default_epochs(n_cells) == epochs

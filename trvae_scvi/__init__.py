@@ -1,4 +1,4 @@
-"""trVAE as a scvi-tools extension: what would these cells look like under that condition?"""
+"""trVAE as a scvi-tools extension, to predict cells under conditions they were not measured in."""
 
 from importlib.metadata import version
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import rich.pretty  # noqa: F401 - scvi-tools' view_anndata_setup uses it without importing it
 from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.data._utils import _get_adata_minify_type as get_minify_type
 from scvi.model._utils import use_distributed_sampler

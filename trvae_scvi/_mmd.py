@@ -52,7 +52,10 @@ def kernel_matrix(distances: torch.Tensor, kernel: Literal["trvae", "median"]) -
         squared distances times 1/4, 1/2, 1, 2 and 4 (a constant for the gradient).
     """
     if kernel == "trvae":
-        return sum(torch.exp(distances * (-0.5 / v)) for v in TRVAE_BANDWIDTHS) / len(TRVAE_BANDWIDTHS)
+        total = torch.zeros_like(distances)
+        for v in TRVAE_BANDWIDTHS:
+            total = total + torch.exp(distances * (-0.5 / v))
+        return total / len(TRVAE_BANDWIDTHS)
     n = distances.shape[0]
     rows, columns = torch.triu_indices(n, n, 1, device=distances.device)
     median = distances.detach()[rows, columns].median().clamp_min(torch.finfo(distances.dtype).tiny)

@@ -18,21 +18,21 @@ from scvi.data.fields import (
     NumericalJointObsField,
     NumericalObsField,
 )
-from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, UnsupervisedTrainingMixin, VAEMixin
-from scvi.utils import setup_anndata_dsp, unsupported_if_adata_minified
+from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, VAEMixin
+from scvi.utils import setup_anndata_dsp
 
+from ._batches import seeded
 from ._compat import (
     get_minify_type,
     registered_categories,
     registered_covariate_counts,
     registered_var_names,
-    use_distributed_sampler,
 )
 from ._mmd import MMD_KERNELS
 from ._module import DISPERSIONS, GENE_LIKELIHOODS, MMD_LOCATIONS, TRVAEModule
 from ._nn import NORMALIZATIONS
 from ._prediction import PredictionMixin
-from ._training import RestoreBestWeights, TRVAEDataSplitter, TRVAETrainingPlan, seeded
+from ._training import TrainingMixin
 from ._validation import (
     check_choice,
     check_condition,
@@ -53,13 +53,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TRVAE"]
 
-_REFERENCE_CELLS = 20_000
-_REFERENCE_EPOCHS = 60
-_EPOCHS_BOUNDS = (10, 400)
-_KL_WARMUP_FRACTION = 1 / 3
 
-
-class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, UnsupervisedTrainingMixin, BaseMinifiedModeModelClass):
+class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedModeModelClass):
     """Transfer VAE: predicts cells under a condition in which they were not measured.
 
     A conditional variational autoencoder whose decoder is regularised by the maximum mean discrepancy
@@ -129,8 +124,6 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, UnsupervisedTrainingMixin, B
     """
 
     _module_cls = TRVAEModule
-    _data_splitter_cls = TRVAEDataSplitter
-    _training_plan_cls = TRVAETrainingPlan
     _LATENT_QZM_KEY = "trvae_latent_qzm"
     _LATENT_QZV_KEY = "trvae_latent_qzv"
 
@@ -148,6 +141,7 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, UnsupervisedTrainingMixin, B
         encode_condition: bool = True,
         normalization: Literal["layer", "batch"] | None = "layer",
         nonnegative_output: bool = False,
+        condition_offset: bool = True,
         mmd_on: Literal["y", "z"] | None = "y",
         mmd_pairs: str = "all",
         mmd_kernel: Literal["trvae", "median"] = "trvae",
@@ -194,6 +188,7 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, UnsupervisedTrainingMixin, B
                 encode_condition=encode_condition,
                 normalization=normalization,
                 nonnegative_output=nonnegative_output,
+                condition_offset=condition_offset,
                 use_size_factor_key=self.registry_["setup_args"]["size_factor_key"] is not None,
                 mmd_on=mmd_on,
                 mmd_reference=None if mmd_pairs == "all" else conditions.index(mmd_pairs),
@@ -266,8 +261,11 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, UnsupervisedTrainingMixin, B
         **kwargs: Any,
     ) -> AnnDataManager:
         """Check `adata` and register its fields, as those of `source_registry` if that is given."""
+        if setup_method_args is None and source_registry is not None:
+            setup_method_args = {key: source_registry[key] for key in ("model_name", "setup_args")}
         if setup_method_args is None:
-            setup_method_args = {k: source_registry[k] for k in ("model_name", "setup_method_name", "setup_args")}
+            msg = "Expected the arguments of a set-up or the registry of one."
+            raise ValueError(msg)
         arguments = setup_method_args["setup_args"]
         columns = {key: arguments[key] for key in ("labels_key", "size_factor_key")}
         covariates = {key: arguments[key] for key in ("categorical_covariate_keys", "continuous_covariate_keys")}
@@ -318,105 +316,6 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, UnsupervisedTrainingMixin, B
             check_var_names(adata.var_names, registered_var_names(self.registry_))
         return super()._validate_anndata(adata, copy_if_view=copy_if_view)
 
-    @unsupported_if_adata_minified
-    def train(
-        self,
-        max_epochs: int | None = None,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        train_size: float | None = None,
-        validation_size: float | None = None,
-        shuffle_set_split: bool = True,
-        load_sparse_tensor: bool = False,
-        batch_size: int = 512,
-        early_stopping: bool = True,
-        datasplitter_kwargs: dict[str, Any] | None = None,
-        plan_kwargs: dict[str, Any] | None = None,
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train the model.
-
-        Batches hold as many cells of every condition as of any other. The weight of the KL divergence
-        rises over the first third of the epochs, the learning rate follows one cycle.
-
-        Parameters
-        ----------
-        max_epochs
-            Passes through the training cells. Defaults to 60 for 20,000 cells and in proportion more for
-            fewer (at most 400), fewer for more (at least 10).
-        accelerator, devices
-            As for Lightning: ``"cpu"``, ``"gpu"``, ``"mps"``, ``"auto"``.
-        train_size, validation_size
-            Shares of the cells of every condition. By default 0.9 and the rest; what remains of one is a
-            test set.
-        shuffle_set_split
-            Whether to draw the sets at random instead of in the order of the cells.
-        load_sparse_tensor
-            Whether to move sparse data to the device as such and make them dense there.
-        batch_size
-            Cells a step. The MMD is estimated within a batch, so that it should not be small.
-        early_stopping
-            Whether to stop when the validation loss, the whole objective with its final weights, has not
-            fallen for a quarter of `max_epochs`, and to restore the weights with the lowest one. Both
-            count only once the KL warm-up is over. `early_stopping_patience` sets another patience.
-        datasplitter_kwargs
-            Further arguments of :class:`~scvi.dataloaders.DataSplitter`, e.g. `external_indexing`.
-        plan_kwargs
-            Arguments of the training plan: `lr`, `weight_decay`, `eps`, `lr_schedule`,
-            `n_epochs_kl_warmup`, `max_kl_weight` and those of :class:`~scvi.train.TrainingPlan`.
-        **trainer_kwargs
-            Arguments of :class:`~scvi.train.Trainer`, e.g. `callbacks`, or `ckpt_path` to resume from a
-            Lightning checkpoint.
-        """
-        if batch_size < 2:
-            msg = f"Expected a `batch_size` of at least 2 (hundreds are better), found {batch_size}."
-            raise ValueError(msg)
-        if max_epochs is not None and max_epochs < 1:
-            msg = f"Expected `max_epochs` of at least 1, found {max_epochs}."
-            raise ValueError(msg)
-        if use_distributed_sampler(trainer_kwargs.get("strategy")):
-            msg = "Training on several devices is not supported yet; use one with devices=1."
-            raise NotImplementedError(msg)
-        if max_epochs is None:
-            max_epochs = _default_epochs(self.adata.n_obs)
-        plan_kwargs = {"n_epochs_kl_warmup": round(max_epochs * _KL_WARMUP_FRACTION)} | (plan_kwargs or {})
-        trainer_kwargs = {"gradient_clip_val": 100.0} | trainer_kwargs
-        if early_stopping:
-            trainer_kwargs = self._early_stopping_arguments(max_epochs, train_size, plan_kwargs, trainer_kwargs)
-        with seeded():
-            super().train(
-                max_epochs=max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                train_size=train_size,
-                validation_size=validation_size,
-                shuffle_set_split=shuffle_set_split,
-                load_sparse_tensor=load_sparse_tensor,
-                batch_size=batch_size,
-                early_stopping=early_stopping,
-                datasplitter_kwargs={"mmd_reference": self.module.mmd_reference} | (datasplitter_kwargs or {}),
-                plan_kwargs=plan_kwargs,
-                **trainer_kwargs,
-            )
-
-    @staticmethod
-    def _early_stopping_arguments(
-        max_epochs: int, train_size: float | None, plan_kwargs: dict[str, Any], trainer_kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        if train_size is not None and train_size >= 1.0:
-            msg = f"early_stopping needs validation cells, but train_size={train_size}. Pass early_stopping=False."
-            raise ValueError(msg)
-        warmup = plan_kwargs["n_epochs_kl_warmup"] or 0
-        monitor = trainer_kwargs.get("early_stopping_monitor", "validation_loss")
-        best = RestoreBestWeights(warmup_epochs=warmup, monitor=monitor)
-        return {
-            "early_stopping_monitor": monitor,
-            "early_stopping_warmup_epochs": warmup,
-            "early_stopping_patience": max(10, max_epochs // 4),
-            **trainer_kwargs,
-            "callbacks": [*trainer_kwargs.get("callbacks", ()), best],
-        }
-
     @classmethod
     def load(cls, dir_path: str | os.PathLike[str], adata: AnnData | None = None, **kwargs: Any) -> TRVAE:
         """Load a model saved with :meth:`save`.
@@ -448,12 +347,12 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, UnsupervisedTrainingMixin, B
         return model
 
     def get_likelihood_parameters(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
-        """As upstream, :meth:`scvi.model.base.RNASeqMixin.get_likelihood_parameters`; for ``"nb"`` and ``"zinb"``."""
+        """As :meth:`scvi.model.base.RNASeqMixin.get_likelihood_parameters`, for ``"nb"`` and ``"zinb"``."""
         self._needs_dispersion("get_likelihood_parameters")
         return super().get_likelihood_parameters(*args, **kwargs)
 
     def get_feature_correlation_matrix(self, *args: Any, **kwargs: Any) -> Any:
-        """As upstream, :meth:`scvi.model.base.RNASeqMixin.get_feature_correlation_matrix`; for ``"nb"`` and ``"zinb"``."""
+        """As :meth:`scvi.model.base.RNASeqMixin.get_feature_correlation_matrix`, for ``"nb"`` and ``"zinb"``."""
         self._needs_dispersion("get_feature_correlation_matrix")
         return super().get_feature_correlation_matrix(*args, **kwargs)
 
@@ -482,8 +381,3 @@ def _check_numbers(*, n_latent: int, dropout_rate: float, **weights: float) -> N
         if not (np.isfinite(weight) and weight >= 0.0):
             msg = f"Expected `{name}` to be a finite number of at least 0, found {weight}."
             raise ValueError(msg)
-
-
-def _default_epochs(n_cells: int) -> int:
-    low, high = _EPOCHS_BOUNDS
-    return int(np.clip(round(_REFERENCE_EPOCHS * _REFERENCE_CELLS / n_cells), low, high))

@@ -75,6 +75,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         encode_condition: bool = True,
         normalization: Literal["layer", "batch"] | None = "layer",
         nonnegative_output: bool = False,
+        condition_offset: bool = True,
         use_size_factor_key: bool = False,
         mmd_on: Literal["y", "z"] | None = "y",
         mmd_reference: int | None = None,
@@ -116,6 +117,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
             n_categories=n_categories,
             n_continuous=n_continuous_cov,
             zero_inflation=gene_likelihood == "zinb",
+            condition_offset=condition_offset,
             **shared,
         )
         if gene_likelihood in ("nb", "zinb"):
@@ -252,7 +254,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         if self.gene_likelihood == "mse":
             mean = torch.relu(output) if self.nonnegative_output else output
             return Normal(mean, torch.ones_like(mean), normal_mu=mean)
-        if self.use_size_factor_key:
+        if self.use_size_factor_key and size_factor is not None:
             scale = softplus(output)
             mu = scale * size_factor
         else:

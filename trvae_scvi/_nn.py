@@ -40,11 +40,9 @@ class CovariateLinear(nn.Module):
         self.continuous = nn.Linear(n_continuous, n_out, bias=False) if n_continuous else None
         # as if the covariates were further inputs of the linear layer
         bound = 1.0 / math.sqrt(n_in + sum(n_categories) + n_continuous)
-        extra = [table.weight for table in self.tables]
-        if self.continuous is not None:
-            extra.append(self.continuous.weight)
-        for weight in [self.linear.weight, *extra]:
-            nn.init.uniform_(weight, -bound, bound)
+        for parameter in self.parameters():
+            if parameter.dim() == 2:
+                nn.init.uniform_(parameter, -bound, bound)
 
     def forward(
         self, x: torch.Tensor, codes: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
@@ -163,6 +161,7 @@ class Decoder(nn.Module):
         dropout_rate: float,
         normalization: Literal["layer", "batch"] | None,
         zero_inflation: bool,
+        condition_offset: bool,
     ) -> None:
         super().__init__()
         self.first = CovariateLinear(n_latent, hidden_sizes[0], n_categories=n_categories, n_continuous=n_continuous)
@@ -171,6 +170,9 @@ class Decoder(nn.Module):
         self.hidden = _Hidden(hidden_sizes, dropout_rate, normalization)
         self.output = nn.Linear(hidden_sizes[-1], n_output)
         self.zero_inflation = nn.Linear(hidden_sizes[-1], n_output) if zero_inflation else None
+        self.offset = nn.Embedding(n_categories[0], n_output) if condition_offset else None
+        if self.offset is not None:
+            nn.init.zeros_(self.offset.weight)
 
     def first_layer(
         self, z: torch.Tensor, codes: Sequence[torch.Tensor], continuous: torch.Tensor | None
@@ -185,4 +187,7 @@ class Decoder(nn.Module):
         y = self.first_layer(z, codes, continuous)
         hidden = self.hidden(self.dropout(y))
         logits = self.zero_inflation(hidden) if self.zero_inflation is not None else None
-        return y, self.output(hidden), logits
+        output = self.output(hidden)
+        if self.offset is not None:
+            output = output + self.offset(codes[0])
+        return y, output, logits

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
 from scipy import sparse, stats
-from scvi import REGISTRY_KEYS, settings
-from scvi.dataloaders import AnnDataLoader
+from scvi import REGISTRY_KEYS
 from scvi.utils import track
 
-from ._compat import ADATA_MINIFY_TYPE, MODULE_KEYS, get_minify_type, registered_categories, registered_var_names
+from ._cells import CellsMixin
+from ._compat import ADATA_MINIFY_TYPE, MODULE_KEYS, get_minify_type
 from ._counterfactual import counterfactual_nb, counterfactual_normal, counterfactual_poisson, counterfactual_zinb
-from ._validation import (
-    check_choice,
-    check_condition,
-    check_counts,
-    check_known_conditions,
-    check_values,
-    check_var_names,
-    get_values,
-    summarize_values,
-)
+from ._validation import check_choice, get_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scvi.data import AnnDataManager
 
 __all__ = ["METHODS", "PredictionMixin"]
 
@@ -48,8 +38,11 @@ class _Decoded(NamedTuple):
     pi: np.ndarray | None
 
 
-class PredictionMixin:
+class PredictionMixin(CellsMixin):
     """Predictions of :class:`~trvae_scvi.TRVAE`."""
+
+    if TYPE_CHECKING:
+        nonnegative_: bool
 
     def predict_perturbation(
         self,
@@ -228,80 +221,6 @@ class PredictionMixin:
             activations.append(self.module.generative(**generative_input)["first_layer"].cpu().numpy())
         return np.concatenate(activations)
 
-    @property
-    def _layer(self) -> str | None:
-        return self.registry_["setup_args"]["layer"]
-
-    @property
-    def _condition_key(self) -> str:
-        return self.registry_["setup_args"]["condition_key"]
-
-    @property
-    def _conditions(self) -> np.ndarray:
-        return registered_categories(self.registry_, REGISTRY_KEYS.BATCH_KEY)
-
-    def _cells_for_prediction(
-        self, adata: AnnData | None, indices: Sequence[int] | np.ndarray | None, source: str | None
-    ) -> AnnData:
-        """Check the caller's cells and give the wanted ones as a private AnnData that shares their data."""
-        self._check_if_trained(
-            warn=False, message="The model is not trained: call `model.train()` before asking it for predictions."
-        )
-        adata = self._resolve(adata)
-        if adata.is_view and adata.isbacked:
-            adata = adata.to_memory()  # AnnData cannot take rows of such a view
-        check_var_names(adata.var_names, registered_var_names(self.registry_))
-        condition = check_condition(adata, self._condition_key, new_data=False)
-        check_known_conditions(condition, self._conditions)
-        rows = np.arange(adata.n_obs)
-        if indices is not None:
-            rows = rows[np.asarray(indices)]
-        if source is not None:
-            check_choice("source", source, list(self._conditions))
-            rows = rows[(condition == source).to_numpy()[rows]]
-        if len(rows) == 0:
-            found = {} if indices is not None else condition.value_counts().to_dict()
-            msg = f"No cell to predict from{'' if source is None else f' with source {source!r}'}; found {found}."
-            raise ValueError(msg)
-        cells = self._private(adata if len(rows) == adata.n_obs and (rows[:-1] < rows[1:]).all() else adata[rows])
-        values = get_values(cells, self._layer)
-        if self.module.gene_likelihood == "mse":
-            check_values(values, "the data to predict from")
-        elif get_minify_type(cells) != ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
-            check_counts(summarize_values(values), "the data to predict from", self.module.gene_likelihood)
-        return cells
-
-    def _resolve(self, adata: AnnData | None) -> AnnData:
-        if adata is not None:
-            return adata
-        if self.adata is None:
-            msg = "The model was loaded without data. Pass the cells to predict from as `adata`."
-            raise ValueError(msg)
-        return self.adata
-
-    def _private(self, adata: AnnData) -> AnnData:
-        """An AnnData with its own obs and uns, so that registering it leaves the caller's untouched."""
-        obs = adata.obs.loc[:, [c for c in adata.obs.columns if not c.startswith("_scvi_")]].copy()
-        private = AnnData(X=_plain(adata.X), obs=obs, var=adata.var.copy())
-        if self._layer is not None:
-            private.layers[self._layer] = _plain(get_values(adata, self._layer))
-        if get_minify_type(adata) is not None:
-            private.uns["_scvi_adata_minify_type"] = get_minify_type(adata)
-            for key in (self._LATENT_QZM_KEY, self._LATENT_QZV_KEY):
-                private.obsm[key] = adata.obsm[key]
-        return private
-
-    def _manager(self, cells: AnnData) -> AnnDataManager:
-        registered = self._private(cells)  # registering writes to obs and uns
-        labels_key = self.registry_["setup_args"]["labels_key"]
-        if labels_key is not None:
-            # labels are never fed to the network: missing or new ones are no obstacle to a prediction
-            registered.obs[labels_key] = registered_categories(self.registry_, REGISTRY_KEYS.LABELS_KEY)[0]
-        return self._build_manager(registered, source_registry=self.registry_)
-
-    def _minibatches(self, cells: AnnData, batch_size: int | None) -> AnnDataLoader:
-        return AnnDataLoader(self._manager(cells), batch_size=batch_size or settings.batch_size)
-
     def _target_codes(self, target: str | Sequence[str]) -> dict[str, int]:
         known = list(self._conditions)
         if isinstance(target, str) and target == "all" and "all" not in known:
@@ -320,12 +239,12 @@ class PredictionMixin:
             raise ValueError(msg)
         if method == "counterfactual" and get_minify_type(cells) == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
             msg = (
-                "method='counterfactual' changes the cells' own counts, which minified data lack. Use method='mean', or "
-                f"minify with minified_data_type={ADATA_MINIFY_TYPE.LATENT_POSTERIOR_WITH_COUNTS!r}."
+                "method='counterfactual' changes the cells' own counts, which minified data lack. Use method='mean', "
+                f"or minify with minified_data_type={ADATA_MINIFY_TYPE.LATENT_POSTERIOR_WITH_COUNTS!r}."
             )
             raise ValueError(msg)
 
-    def _posterior_mean_input(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _posterior_mean_input(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
         inference_outputs = self.module.inference(**self.module._get_inference_input(tensors))
         inference_outputs[MODULE_KEYS.Z_KEY] = inference_outputs[MODULE_KEYS.QZ_KEY].loc
         return self.module._get_generative_input(tensors, inference_outputs)
@@ -350,21 +269,23 @@ class PredictionMixin:
             source = self._decode(given, None)
             asked = given if library_size is None else self._with_library(given, library_size)
             for block, code, rng in zip(blocks, targets.values(), rngs, strict=True):
-                drawn = self._draw(
-                    tensors[REGISTRY_KEYS.X_KEY].numpy(), source, self._decode(asked, code), method, rng
-                )
+                x = tensors[REGISTRY_KEYS.X_KEY].numpy()
+                drawn = self._draw(x, source, self._decode(asked, code), method, rng)
                 integers = method != "mean" and self.module.gene_likelihood != "mse"
                 block.append(sparse.csr_matrix(drawn) if integers else drawn)
         return blocks
 
-    def _with_library(self, given: dict[str, torch.Tensor], library_size: float) -> dict[str, torch.Tensor]:
+    def _with_library(
+        self, given: dict[str, torch.Tensor | None], library_size: float
+    ) -> dict[str, torch.Tensor | None]:
         asked = dict(given)
-        asked[MODULE_KEYS.LIBRARY_KEY] = torch.full_like(given[MODULE_KEYS.LIBRARY_KEY], float(np.log(library_size)))
-        if given[MODULE_KEYS.SIZE_FACTOR_KEY] is not None:
-            asked[MODULE_KEYS.SIZE_FACTOR_KEY] = torch.full_like(given[MODULE_KEYS.SIZE_FACTOR_KEY], library_size)
+        values = {MODULE_KEYS.LIBRARY_KEY: float(np.log(library_size)), MODULE_KEYS.SIZE_FACTOR_KEY: library_size}
+        for key, value in values.items():
+            own = given[key]
+            asked[key] = None if own is None else torch.full_like(own, value)
         return asked
 
-    def _decode(self, generative_input: dict[str, torch.Tensor], code: int | None) -> _Decoded:
+    def _decode(self, generative_input: dict[str, torch.Tensor | None], code: int | None) -> _Decoded:
         outputs = self.module.generative(**generative_input, transform_batch=code)
         px, theta = outputs[MODULE_KEYS.PX_KEY], outputs["theta"]
         pi = px.zi_probs.cpu().numpy() if self.module.gene_likelihood == "zinb" else None
@@ -374,19 +295,17 @@ class PredictionMixin:
     def _draw(
         self, x: np.ndarray, source: _Decoded, target: _Decoded, method: str, rng: np.random.Generator
     ) -> np.ndarray:
-        likelihood = self.module.gene_likelihood
         if method == "mean":
             return target.mu if target.pi is None else (1.0 - target.pi) * target.mu
         if method == "sample":
-            return _sample(target, likelihood, rng).astype(np.float32)
-        if likelihood == "mse":
+            return _sample(target, rng).astype(np.float32)
+        if self.module.gene_likelihood == "mse":
             return counterfactual_normal(x, source.mu, target.mu, nonnegative=self.nonnegative_)
-        if likelihood == "poisson":
+        if source.theta is None or target.theta is None:
             return counterfactual_poisson(x, source.mu, target.mu, rng)
-        arguments = (x, source.mu, target.mu, source.theta, target.theta)
-        if likelihood == "zinb":
-            return counterfactual_zinb(*arguments, source.pi, target.pi, rng)
-        return counterfactual_nb(*arguments, rng)
+        if source.pi is None or target.pi is None:
+            return counterfactual_nb(x, source.mu, target.mu, source.theta, target.theta, rng)
+        return counterfactual_zinb(x, source.mu, target.mu, source.theta, target.theta, source.pi, target.pi, rng)
 
     def _assemble(
         self,
@@ -432,14 +351,9 @@ class PredictionMixin:
         return cells.obs[key].to_numpy(dtype=object)
 
 
-def _plain(x: Any) -> Any:
-    """An array of a view without AnnData's wrapper, which torch does not take."""
-    return np.asarray(x) if isinstance(x, np.ndarray) else x
-
-
-def _sample(decoded: _Decoded, likelihood: str, rng: np.random.Generator) -> np.ndarray:
+def _sample(decoded: _Decoded, rng: np.random.Generator) -> np.ndarray:
     mu = np.maximum(decoded.mu.astype(np.float64), 1e-30)
-    if likelihood == "poisson":
+    if decoded.theta is None:
         return rng.poisson(mu)
     theta = np.broadcast_to(decoded.theta, mu.shape).astype(np.float64)
     drawn = rng.negative_binomial(theta, theta / (theta + mu))
@@ -448,13 +362,11 @@ def _sample(decoded: _Decoded, likelihood: str, rng: np.random.Generator) -> np.
 
 def _normalized(x: np.ndarray | sparse.spmatrix, counts: bool) -> np.ndarray:
     """Counts per 10,000 as a dense array; the input itself where it is no counts."""
-    dense = np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float64)
+    dense = np.asarray(x if isinstance(x, np.ndarray) else x.toarray(), dtype=np.float64)
     return dense * (_TARGET_SUM / np.maximum(dense.sum(axis=1, keepdims=True), 1.0)) if counts else dense
 
 
-def _effect(
-    given: np.ndarray, predicted: np.ndarray, level: float, pseudocount: float, counts: bool
-) -> pd.DataFrame:
+def _effect(given: np.ndarray, predicted: np.ndarray, level: float, pseudocount: float, counts: bool) -> pd.DataFrame:
     log_fc = np.full(given.shape[1], np.nan)
     if counts:
         log_fc = np.log2((predicted.mean(axis=0) + pseudocount) / (given.mean(axis=0) + pseudocount))

@@ -1,8 +1,7 @@
-"""Training: condition-balanced batches, the plan, best weights."""
+"""Training: the plan, the best weights, and `train` with its defaults, a mixin for the model."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from typing import TYPE_CHECKING, Any
@@ -10,199 +9,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from scvi import REGISTRY_KEYS, settings
-from scvi.dataloaders import DataSplitter
+from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import TrainingPlan
-from torch.utils.data import DataLoader, Sampler
+from scvi.utils import unsupported_if_adata_minified
+
+from ._batches import TRVAEDataSplitter, current_seed, seeded
+from ._compat import use_distributed_sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import lightning.pytorch as pl
-    from scvi.data import AnnDataManager
+    from anndata import AnnData
 
-__all__ = [
-    "ConditionBalancedSampler",
-    "RestoreBestWeights",
-    "TRVAEDataSplitter",
-    "TRVAETrainingPlan",
-    "current_seed",
-    "seeded",
-]
+    from ._module import TRVAEModule
+
+__all__ = ["RestoreBestWeights", "TRVAETrainingPlan", "TrainingMixin"]
 
 logger = logging.getLogger(__name__)
 
-_MIN_CELLS_PER_CONDITION = 32
 _WARMUP_STEPS_FRACTION = 0.1
-
-
-def current_seed() -> int:
-    """``scvi.settings.seed``, or 0 where it is not set."""
-    return 0 if settings.seed is None else int(settings.seed)
-
-
-@contextlib.contextmanager
-def seeded() -> Iterator[None]:
-    """Seed torch with :func:`current_seed` inside the block and leave its global state as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(current_seed())
-        yield
-
-
-class ConditionBalancedSampler(Sampler):
-    """Batches of cell indices with as many cells of every condition as of any other.
-
-    A maximum mean discrepancy between many and few cells is noise. A batch therefore draws the same
-    number of cells of each condition; a condition with fewer cells gives all it has, never one twice
-    in a batch, and the others make up for it. Within a condition no cell is drawn again before all
-    others were. With more conditions than `batch_size / 32`, every batch takes that many at random.
-
-    Parameters
-    ----------
-    conditions
-        Condition code of every cell of the data set.
-    indices
-        Cells to draw from.
-    batch_size
-        Cells a batch.
-    reference
-        Code of a condition that is part of every batch.
-    seed
-        Together with the epoch it decides all draws.
-    """
-
-    def __init__(
-        self, conditions: np.ndarray, indices: np.ndarray, *, batch_size: int, reference: int | None, seed: int
-    ) -> None:
-        indices = np.asarray(indices, dtype=np.int64)
-        self.pools = {int(c): indices[conditions[indices] == c] for c in np.unique(conditions[indices])}
-        self.batch_size = min(batch_size, len(indices))
-        self.n_batches = max(1, round(len(indices) / batch_size))
-        self.n_active = min(len(self.pools), max(2, batch_size // _MIN_CELLS_PER_CONDITION))
-        self.reference = reference if reference in self.pools else None
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before every epoch, also when training is resumed."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        queues = {c: _Queue(pool, rng) for c, pool in self.pools.items()}
-        for _ in range(self.n_batches):
-            active = self._draw_conditions(rng)
-            quotas = _quotas([len(self.pools[c]) for c in active], self.batch_size)
-            batch = np.concatenate([queues[c].take(n) for c, n in zip(active, quotas, strict=True)])
-            yield np.sort(batch).tolist()  # backed files are read in order, and give the same batch as memory
-
-    def _draw_conditions(self, rng: np.random.Generator) -> list[int]:
-        codes = list(self.pools)
-        if self.n_active == len(codes):
-            return codes
-        fixed = [] if self.reference is None else [self.reference]
-        others = [c for c in codes if c not in fixed]
-        return fixed + rng.choice(others, self.n_active - len(fixed), replace=False).tolist()
-
-
-class _Queue:
-    """Cells in random order; starts over when they run out."""
-
-    def __init__(self, pool: np.ndarray, rng: np.random.Generator) -> None:
-        self.pool, self.rng = pool, rng
-        self.waiting = rng.permutation(pool)
-
-    def take(self, n: int) -> np.ndarray:
-        head, self.waiting = self.waiting[:n], self.waiting[n:]
-        if len(head) < n:
-            again = self.rng.permutation(self.pool[~np.isin(self.pool, head)])  # no cell twice in a batch
-            missing, rest = again[: n - len(head)], again[n - len(head) :]
-            self.waiting = self.rng.permutation(np.concatenate([rest, head]))
-            head = np.concatenate([head, missing])
-        return head
-
-
-def _quotas(sizes: list[int], total: int) -> list[int]:
-    """Split `total` as evenly as the sizes allow."""
-    quotas = [0] * len(sizes)
-    left = total
-    ascending = sorted(range(len(sizes)), key=sizes.__getitem__)  # what a small one lacks goes to the larger
-    for place, i in enumerate(ascending):
-        quotas[i] = min(sizes[i], left // (len(sizes) - place))
-        left -= quotas[i]
-    return quotas
-
-
-class TRVAEDataSplitter(DataSplitter):
-    """Training and validation cells, split within every condition, in condition-balanced batches.
-
-    The validation batches are drawn once. Parameters are those of
-    :class:`~scvi.dataloaders.DataSplitter`.
-    """
-
-    def __init__(self, adata_manager: AnnDataManager, *, mmd_reference: int | None = None, **kwargs: Any) -> None:
-        # drop_last: our batches are always full, upstream need not move stray cells about
-        super().__init__(adata_manager, **{**kwargs, "drop_last": True})
-        self.mmd_reference = mmd_reference
-        self.conditions = np.asarray(adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
-        if self.external_indexing is None:
-            self.train_idx, self.val_idx, self.test_idx = self._split()
-        else:
-            self.train_idx, self.val_idx, self.test_idx = (np.asarray(i, dtype=np.int64) for i in self.external_indexing)
-        self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Nothing: the split is made with the object."""
-
-    def _split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rng = np.random.default_rng(current_seed())
-        validation_size = 1.0 - self.train_size if self.validation_size is None else self.validation_size
-        parts: tuple[list[np.ndarray], ...] = ([], [], [])
-        for code in np.unique(self.conditions):
-            cells = np.flatnonzero(self.conditions == code)
-            if self.shuffle_set_split:
-                cells = rng.permutation(cells)
-            n_train = max(1, round(self.train_size * len(cells)))
-            n_validation = min(round(validation_size * len(cells)), len(cells) - n_train)
-            for part, some in zip(parts, np.split(cells, [n_train, n_train + n_validation]), strict=True):
-                part.append(some)
-        train, validation, test = (np.concatenate(part) for part in parts)
-        return train, validation, test
-
-    def _sampler(self, indices: np.ndarray) -> ConditionBalancedSampler:
-        return ConditionBalancedSampler(
-            self.conditions,
-            indices,
-            batch_size=self.data_loader_kwargs["batch_size"],
-            reference=self.mmd_reference,
-            seed=current_seed(),
-        )
-
-    def _loader(self, batches: Sampler | list[list[int]]) -> DataLoader:
-        workers = settings.dl_num_workers
-        return DataLoader(
-            self.adata_manager.create_torch_dataset(load_sparse_tensor=self.load_sparse_tensor),
-            sampler=batches,
-            batch_size=None,  # the sampler gives whole batches
-            num_workers=workers,
-            persistent_workers=settings.dl_persistent_workers and workers > 0,
-            pin_memory=self.pin_memory,
-        )
-
-    def train_dataloader(self) -> DataLoader:
-        """Batches of training cells, new ones every epoch."""
-        return self._loader(self._sampler(self.train_idx))
-
-    def val_dataloader(self) -> DataLoader | None:
-        """Always the same batches of validation cells; ``None`` without any."""
-        return self._loader(list(self._sampler(self.val_idx))) if self.n_val else None
-
-    def test_dataloader(self) -> DataLoader | None:
-        """Always the same batches of test cells; ``None`` without any."""
-        return self._loader(list(self._sampler(self.test_idx))) if len(self.test_idx) else None
+_KL_WARMUP_FRACTION = 1 / 3
+_REFERENCE_CELLS = 20_000
+_REFERENCE_EPOCHS = 60
+_EPOCHS_BOUNDS = (10, 400)
 
 
 class TRVAETrainingPlan(TrainingPlan):
@@ -227,7 +55,7 @@ class TRVAETrainingPlan(TrainingPlan):
 
     def __init__(
         self,
-        module: torch.nn.Module,
+        module: TRVAEModule,
         *,
         lr: float = 3e-3,
         weight_decay: float = 1e-6,
@@ -237,6 +65,8 @@ class TRVAETrainingPlan(TrainingPlan):
         **kwargs: Any,
     ) -> None:
         self.lr_schedule = lr_schedule
+        self.module: TRVAEModule
+        self.loss_kwargs: dict[str, Any]
         super().__init__(
             module,
             lr=lr,
@@ -257,7 +87,7 @@ class TRVAETrainingPlan(TrainingPlan):
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Validation with the final KL weight."""
-        during_training = self.loss_kwargs
+        during_training: dict[str, Any] = self.loss_kwargs
         self.loss_kwargs = {**during_training, "kl_weight": self.max_kl_weight}
         super().validation_step(batch, batch_idx)
         self.loss_kwargs = during_training
@@ -303,14 +133,14 @@ class RestoreBestWeights(Callback):
         if trainer.sanity_checking or trainer.current_epoch < self.warmup_epochs or not score < self.best_score:
             return
         self.best_score, self.best_epoch = score, trainer.current_epoch
-        weights = pl_module.module.state_dict()
+        weights = pl_module.get_submodule("module").state_dict()
         self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the copy."""
         if self.best_weights is None:
             return
-        pl_module.module.load_state_dict(self.best_weights)
+        pl_module.get_submodule("module").load_state_dict(self.best_weights)
         logger.info("Restored the weights of epoch %s (%s %.4f).", self.best_epoch, self.monitor, self.best_score)
 
     def state_dict(self) -> dict[str, Any]:
@@ -321,3 +151,118 @@ class RestoreBestWeights(Callback):
         """Take up the state of a checkpoint."""
         self.best_score, self.best_epoch = state_dict["score"], state_dict["epoch"]
         self.best_weights = state_dict["weights"]
+
+
+class TrainingMixin(UnsupervisedTrainingMixin):
+    """Training of :class:`~trvae_scvi.TRVAE`."""
+
+    _data_splitter_cls = TRVAEDataSplitter
+    _training_plan_cls = TRVAETrainingPlan
+
+    if TYPE_CHECKING:
+        module: TRVAEModule
+        adata: AnnData
+
+    @unsupported_if_adata_minified
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        load_sparse_tensor: bool = False,
+        batch_size: int = 512,
+        early_stopping: bool = True,
+        datasplitter_kwargs: dict[str, Any] | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the model.
+
+        Batches hold as many cells of every condition as of any other. The weight of the KL divergence
+        rises over the first third of the epochs, the learning rate follows one cycle.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes through the training cells. Defaults to 60 for 20,000 cells and in proportion more for
+            fewer (at most 400), fewer for more (at least 10).
+        accelerator, devices
+            As for Lightning: ``"cpu"``, ``"gpu"``, ``"mps"``, ``"auto"``.
+        train_size, validation_size
+            Shares of the cells of every condition. By default 0.9 and the rest; what remains of one is a
+            test set.
+        shuffle_set_split
+            Whether to draw the sets at random instead of in the order of the cells.
+        load_sparse_tensor
+            Whether to move sparse data to the device as such and make them dense there.
+        batch_size
+            Cells a step. The MMD is estimated within a batch, so that it should not be small.
+        early_stopping
+            Whether to stop when the validation loss, the whole objective with its final weights, has not
+            fallen for a quarter of `max_epochs`, and to restore the weights with the lowest one. Both
+            count only once the KL warm-up is over. `early_stopping_patience` sets another patience.
+        datasplitter_kwargs
+            Further arguments of :class:`~scvi.dataloaders.DataSplitter`, e.g. `external_indexing`.
+        plan_kwargs
+            Arguments of the training plan: `lr`, `weight_decay`, `eps`, `lr_schedule`,
+            `n_epochs_kl_warmup`, `max_kl_weight` and those of :class:`~scvi.train.TrainingPlan`.
+        **trainer_kwargs
+            Arguments of :class:`~scvi.train.Trainer`, e.g. `callbacks`, or `ckpt_path` to resume from a
+            Lightning checkpoint.
+        """
+        if batch_size < 2:
+            msg = f"Expected a `batch_size` of at least 2 (hundreds are better), found {batch_size}."
+            raise ValueError(msg)
+        if max_epochs is not None and max_epochs < 1:
+            msg = f"Expected `max_epochs` of at least 1, found {max_epochs}."
+            raise ValueError(msg)
+        if use_distributed_sampler(trainer_kwargs.get("strategy")):
+            msg = "Training on several devices is not supported yet; use one with devices=1."
+            raise NotImplementedError(msg)
+        if max_epochs is None:
+            max_epochs = _default_epochs(self.adata.n_obs)
+        plan_kwargs = {"n_epochs_kl_warmup": round(max_epochs * _KL_WARMUP_FRACTION)} | (plan_kwargs or {})
+        trainer_kwargs = {"gradient_clip_val": 100.0} | trainer_kwargs
+        if early_stopping:
+            trainer_kwargs = self._early_stopping_arguments(max_epochs, train_size, plan_kwargs, trainer_kwargs)
+        with seeded():
+            super().train(
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                train_size=train_size,
+                validation_size=validation_size,
+                shuffle_set_split=shuffle_set_split,
+                load_sparse_tensor=load_sparse_tensor,
+                batch_size=batch_size,
+                early_stopping=early_stopping,
+                datasplitter_kwargs={"mmd_reference": self.module.mmd_reference} | (datasplitter_kwargs or {}),
+                plan_kwargs=plan_kwargs,
+                **trainer_kwargs,
+            )
+
+    @staticmethod
+    def _early_stopping_arguments(
+        max_epochs: int, train_size: float | None, plan_kwargs: dict[str, Any], trainer_kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        if train_size is not None and train_size >= 1.0:
+            msg = f"early_stopping needs validation cells, but train_size={train_size}. Pass early_stopping=False."
+            raise ValueError(msg)
+        warmup = plan_kwargs["n_epochs_kl_warmup"] or 0
+        monitor = trainer_kwargs.get("early_stopping_monitor", "validation_loss")
+        best = RestoreBestWeights(warmup_epochs=warmup, monitor=monitor)
+        return {
+            "early_stopping_monitor": monitor,
+            "early_stopping_warmup_epochs": warmup,
+            "early_stopping_patience": max(10, max_epochs // 4),
+            **trainer_kwargs,
+            "callbacks": [*trainer_kwargs.get("callbacks", ()), best],
+        }
+
+
+def _default_epochs(n_cells: int) -> int:
+    low, high = _EPOCHS_BOUNDS
+    return int(np.clip(round(_REFERENCE_EPOCHS * _REFERENCE_CELLS / n_cells), low, high))

@@ -62,7 +62,8 @@ def get_values(adata: AnnData, layer: str | None) -> Any:
             raise ValueError(msg)
         return adata.X
     if layer not in adata.layers:
-        msg = f"Layer {layer!r} not found in `adata.layers`; there are {list(adata.layers)}."
+        present = [name for name in adata.layers if name is not None]  # anndata 0.13 lists X as None
+        msg = f"Layer {layer!r} not found in `adata.layers`; there are {present}."
         raise KeyError(msg)
     return adata.layers[layer]
 
@@ -79,7 +80,7 @@ def summarize_values(x: Any) -> ValueSummary:
     if sparse.issparse(x) and x.format != "csr":
         x = x.tocsr()
     for chunk in _chunks(x):
-        values = chunk.data if sparse.issparse(chunk) else chunk
+        values = np.asarray(chunk.data if sparse.issparse(chunk) else chunk)
         row_sums = np.asarray(abs(chunk).sum(axis=1)).ravel()
         n_empty += int((row_sums == 0).sum())
         if values.size == 0:
@@ -140,7 +141,7 @@ def check_condition(adata: AnnData, key: str, *, new_data: bool) -> pd.Series:
     column = _column(adata, "condition_key", key)
     blank = column.astype(str).str.strip() == ""
     if blank.any():
-        msg = f"`adata.obs[{key!r}]` is an empty text for {int(blank.sum())} of {len(column)} cells. Name their condition."
+        msg = f"`adata.obs[{key!r}]` is an empty text for {int(blank.sum())} of {len(column)} cells. Name it."
         raise ValueError(msg)
     if not new_data:
         return column
@@ -155,8 +156,9 @@ def check_condition(adata: AnnData, key: str, *, new_data: bool) -> pd.Series:
     if len(few):
         msg = (
             f"Expected at least {_MIN_CELLS} cells of every condition in `adata.obs[{key!r}]`, found "
-            f"{ {str(name): int(n) for name, n in few.items()} }. Remove these cells or merge the condition with another; "
-            f"for conditions without any cell: `adata.obs[{key!r}] = adata.obs[{key!r}].cat.remove_unused_categories()`."
+            f"{ {str(name): int(n) for name, n in few.items()} }. Remove these cells or merge the condition with "
+            "another; for conditions without any cell: "
+            f"`adata.obs[{key!r}] = adata.obs[{key!r}].cat.remove_unused_categories()`."
         )
         raise ValueError(msg)
     return column

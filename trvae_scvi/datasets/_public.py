@@ -75,9 +75,7 @@ def haber_2017() -> AnnData:
     )
 
 
-def _load(
-    name: str, *, shape: tuple[int, int], columns: Mapping[str, str], conditions: Mapping[str, str]
-) -> AnnData:
+def _load(name: str, *, shape: tuple[int, int], columns: Mapping[str, str], conditions: Mapping[str, str]) -> AnnData:
     path = pooch.retrieve(_BASE_URL + name, known_hash=_KNOWN_HASH, fname=name, path=pooch.os_cache("trvae_scvi"))
     return _checked(anndata.read_h5ad(path), path, shape=shape, columns=columns, conditions=conditions)
 

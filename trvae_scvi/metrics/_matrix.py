@@ -78,8 +78,8 @@ def as_matrices(matrices: Sequence[Any], names: Sequence[str]) -> list[np.ndarra
 def log_normalize(counts: Any, *, target_sum: float = 1e4) -> np.ndarray:
     """Scale every cell to the same total over the genes given and take log(1 + x).
 
-    The same as :func:`scanpy.pp.normalize_total` followed by :func:`scanpy.pp.log1p`, on an array, except that a cell
-    without counts is an error: it has no composition to compare.
+    The same as :func:`scanpy.pp.normalize_total` followed by :func:`scanpy.pp.log1p`, on an array. A cell without
+    counts, which a prediction from shallow data can hold, stays zero.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def log_normalize(counts: Any, *, target_sum: float = 1e4) -> np.ndarray:
     Raises
     ------
     ValueError
-        If a count is negative or not finite, a cell has no counts, or `target_sum` is not positive.
+        If a count is negative or not finite, or `target_sum` is not positive.
 
     Examples
     --------
@@ -120,13 +120,5 @@ def log_normalize_matrix(dense: np.ndarray, name: str, target_sum: float = 1e4) 
         )
         raise ValueError(msg)
     totals = dense.sum(axis=1, dtype=np.float64)
-    if not totals.all():
-        empty = np.flatnonzero(totals == 0)
-        msg = (
-            f"Expected at least one count in every cell of `{name}`, found {empty.size} without any "
-            f"(first in row {empty[0]}). "
-            "Remove them first, for example with `scanpy.pp.filter_cells(adata, min_counts=1)`."
-        )
-        raise ValueError(msg)
-    scaled = dense * (target_sum / totals).astype(np.float32)[:, None]
+    scaled = dense * (target_sum / np.where(totals == 0, 1.0, totals)).astype(np.float32)[:, None]
     return np.log1p(scaled, out=scaled).astype(np.float32, copy=False)

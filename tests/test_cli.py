@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import trvae_scvi as tv
+from trvae_scvi.cli import app
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def file(adata, tmp_path):
+    path = tmp_path / "data.h5ad"
+    adata.obs = adata.obs.rename(columns={"condition": "drug", "cell_type": "kind"})
+    adata.write_h5ad(path)
+    return path
+
+
+def run(*arguments, code=0):
+    result = runner.invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+def test_help_explains_every_command():
+    text = run("--help")
+    for command in ("demo", "train", "predict", "evaluate"):
+        assert command in text
+        assert len(run(command, "--help")) > 200
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "report"
+    return folder, run("demo", "--out", folder)
+
+
+def test_demo_beats_trivial_predictions(demo):
+    """The main job, with default settings, on the data that ship with the package."""
+    folder, text = demo
+    for name in ("mean.png", "variance.png", "response.png", "scores.png"):
+        assert (folder / name).stat().st_size > 5_000
+    scores = pd.read_csv(folder / "scores.csv").set_index(["genes", "metric", "method"])["value"].unstack()
+    for baseline in ("no change", "mean of others", "mean shift"):
+        for genes in ("all", "top100"):
+            assert scores.loc[(genes, "mse_means"), "trVAE"] < scores.loc[(genes, "mse_means"), baseline]
+            assert scores.loc[(genes, "energy_distance"), "trVAE"] < scores.loc[(genes, "energy_distance"), baseline]
+    assert "true counterfactual" in scores.columns
+    assert scores.loc[("all", "mse_means"), "true counterfactual"] < scores.loc[("all", "mse_means"), "trVAE"]
+    assert "noise ceiling" in text
+    prediction = anndata.read_h5ad(folder / "prediction.h5ad")
+    assert (prediction.X.data % 1 == 0).all()
+    assert {"variable", "change"} <= set(pd.read_csv(folder / "effect.csv").columns)
+
+
+def test_train_then_predict(file, tmp_path):
+    model, out = tmp_path / "model", tmp_path / "prediction.h5ad"
+    common = ["--condition-key", "drug", "--max-epochs", 2]
+    holdout = ["--cell-type-key", "kind", "--holdout", "type_2"]
+    run("train", file, "--out", model, *common, *holdout, "--target", "stimulated")
+    data = anndata.read_h5ad(file)
+    trained = tv.TRVAE.load(model, data)
+    held_out = ((data.obs["kind"] == "type_2") & (data.obs["drug"] == "stimulated")).sum()
+    used = sum(len(part) for part in (trained.train_indices, trained.validation_indices, trained.test_indices))
+    assert used == data.n_obs - held_out
+    text = run(
+        "predict", file, "--model", model, "--target", "stimulated", "--source", "control", "--out", out, *holdout
+    )
+    prediction = anndata.read_h5ad(out)
+    assert prediction.n_obs == ((data.obs["kind"] == "type_2") & (data.obs["drug"] == "control")).sum()
+    assert f"{prediction.n_obs} predicted cells" in text
+    run("predict", file, "--model", model, "--target", "stimulated", "--out", out, "--method", "mean")
+    assert anndata.read_h5ad(out).uns["trvae"]["scale"] == "expected counts"
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "mse"])
+def test_evaluate(file, tmp_path, likelihood):
+    if likelihood == "mse":
+        data = anndata.read_h5ad(file)
+        data.X = np.log1p(data.X.toarray())
+        data.write_h5ad(file)
+    report = tmp_path / "report"
+    keys = ["--condition-key", "drug", "--cell-type-key", "kind", "--max-epochs", 2, "--gene-likelihood", likelihood]
+    text = run("evaluate", file, "--holdout", "type_1", "--target", "stimulated", "--out", report, *keys)
+    assert "type_1 under stimulated" in text
+    scores = pd.read_csv(report / "scores.csv")
+    methods = {"trVAE", "no change", "mean of others", "mean shift", "noise ceiling"}
+    assert set(scores["method"]) == methods
+    assert scores["value"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["evaluate", "--holdout", "type_9", "--target", "stimulated", "--cell-type-key", "kind"],
+            "No cell has kind 'type_9'",
+        ),
+        (
+            [
+                "evaluate",
+                "--holdout",
+                "type_1",
+                "--target",
+                "nope",
+                "--cell-type-key",
+                "kind",
+                "--condition-key",
+                "drug",
+            ],
+            "No cell has drug 'nope'",
+        ),
+        (["evaluate", "--holdout", "type_1", "--target", "stimulated"], "Column 'cell_type' not found"),
+        (["train", "--out", "m"], "condition_key='condition'"),
+        (["train", "--out", "m", "--condition-key", "drug", "--holdout", "type_1"], "go together"),
+        (["train", "--out", ".", "--condition-key", "drug"], "there already"),
+        (["train", "--out", "m", "--condition-key", "drug", "--layer", "nope"], "Layer 'nope'"),
+    ],
+)
+def test_errors_are_messages(file, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command, *rest = arguments
+    text = run(command, file, *rest, code=1)
+    assert message in text
+    assert "Traceback" not in text
+
+
+def test_unknown_choices_are_refused(file):
+    text = run("train", file, "--out", "m", "--gene-likelihood", "normal", code=2)
+    assert "'normal' is not one of" in text
+
+
+def test_missing_file():
+    assert "does not exist" in run("train", "nowhere.h5ad", "--out", "m", code=2)

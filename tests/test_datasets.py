@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import trvae_scvi as tv
+from trvae_scvi.datasets import _public
+
+
+def test_shape_of_the_simulation():
+    adata, truth = tv.datasets.simulate_perturbation(501, 50, n_types=4, targets=["a", "b"], seed=3)
+    assert adata.shape == (501, 50)
+    assert adata.obs["condition"].value_counts().to_dict() == {"control": 167, "a": 167, "b": 167}
+    assert set(adata.obs["cell_type"]) == {f"type_{i}" for i in range(1, 5)}
+    assert adata.obs_names.is_unique
+    assert sparse.issparse(adata.X)
+    assert (adata.X.data % 1 == 0).all()
+    control = adata[adata.obs["condition"] == "control"]
+    assert truth.n_obs == 2 * control.n_obs
+    for target in ("a", "b"):
+        of_target = truth[truth.obs["condition"] == target]
+        assert list(of_target.obs_names) == [f"{name}-{target}" for name in control.obs_names]
+        np.testing.assert_array_equal(of_target.obs["cell_type"], control.obs["cell_type"])
+
+
+def test_simulation_follows_its_seed():
+    first, second = (tv.datasets.simulate_perturbation(400, 50, n_types=3, seed=4) for _ in range(2))
+    assert (first.adata.X != second.adata.X).nnz == 0
+    assert (first.truth.X != second.truth.X).nnz == 0
+    other = tv.datasets.simulate_perturbation(400, 50, n_types=3, seed=5)
+    assert (first.adata.X != other.adata.X).nnz > 0
+
+
+@pytest.fixture(scope="module")
+def large():
+    return tv.datasets.simulate_perturbation(8000, 60, n_types=3, seed=2)
+
+
+def of_type(adata, condition, name):
+    return adata[((adata.obs["condition"] == condition) & (adata.obs["cell_type"] == name)).to_numpy()]
+
+
+def test_truth_has_the_law_of_the_stimulated_cells(large):
+    """Coupled draw, counterfactual mean and stimulated cells agree in the mean, the draws in the variance, too."""
+    adata, truth = large
+    for name in ("type_1", "type_2", "type_3"):
+        real = of_type(adata, "stimulated", name).X.toarray()
+        counterfactual = of_type(truth, "stimulated", name)
+        drawn, mean = counterfactual.X.toarray(), counterfactual.layers["mean"]
+        error = np.sqrt(real.var(0) / len(real) + drawn.var(0) / len(drawn))
+        assert (np.abs(real.mean(0) - drawn.mean(0)) < 5 * error + 1e-3).all()
+        assert (np.abs(mean.mean(0) - drawn.mean(0)) < 5 * error + 1e-3).all()
+        expressed = real.mean(0) > 1
+        ratio = drawn.var(0)[expressed] / real.var(0)[expressed]
+        assert np.exp(np.abs(np.log(np.median(ratio)))) < 1.15
+
+
+def test_the_draw_is_coupled_to_the_cell(large):
+    adata, truth = large
+    given = of_type(adata, "control", "type_1").X.toarray()
+    drawn = of_type(truth, "stimulated", "type_1").X.toarray()
+    correlations = [np.corrcoef(given[:, g], drawn[:, g])[0, 1] for g in np.flatnonzero(given.mean(0) > 2)]
+    shuffled = drawn[np.random.default_rng(0).permutation(len(drawn))]
+    chance = [np.corrcoef(given[:, g], shuffled[:, g])[0, 1] for g in np.flatnonzero(given.mean(0) > 2)]
+    assert np.median(correlations) > 0.5 > np.median(chance) + 0.3
+
+
+def responses(simulation):
+    adata, truth = simulation
+    rows = []
+    for name in sorted(adata.obs["cell_type"].unique()):
+        control = np.asarray(of_type(adata, "control", name).X.mean(axis=0)).ravel()
+        rows.append(np.log(of_type(truth, "stimulated", name).layers["mean"].mean(0) / np.maximum(control, 1e-2)))
+    return np.array(rows)
+
+
+def test_responses_are_neither_equal_nor_unrelated_unless_asked():
+    shared = responses(tv.datasets.simulate_perturbation(4000, 300, n_types=4))
+    specific = responses(tv.datasets.simulate_perturbation(4000, 300, n_types=4, type_specific=True))
+    above = np.triu_indices(4, 1)
+    assert 0.4 < np.corrcoef(shared)[above].mean() < 0.97
+    assert np.corrcoef(specific)[above].mean() < 0.3
+
+
+def test_composition_differs_between_conditions(large):
+    shares = large.adata.obs.groupby("condition", observed=True)["cell_type"].value_counts(normalize=True).unstack()
+    assert (shares.loc["control"] - shares.loc["stimulated"]).abs().max() > 0.02
+
+
+@pytest.mark.parametrize("arguments", [{"n_types": 1}, {"n_genes": 5}, {"n_cells": 50}, {"targets": []}])
+def test_simulation_refuses(arguments):
+    with pytest.raises(ValueError, match="Expected at least 2 types"):
+        tv.datasets.simulate_perturbation(**arguments)
+
+
+def published(shape, columns):
+    obs = pd.DataFrame({name: np.resize(values, shape[0]) for name, values in columns.items()})
+    obs.index = obs.index.astype(str)
+    return anndata.AnnData(sparse.csr_matrix(shape, dtype=np.float32), obs=obs)
+
+
+LOADERS = {
+    "kang_2018": (
+        (24_673, 15_706),
+        {"label": ["ctrl", "stim"], "cell_type": ["NK"], "replicate": ["p1"], "tsne1": [0]},
+    ),
+    "haber_2017": (
+        (9_842, 15_215),
+        {
+            "condition": ["Control", "Hpoly.Day3", "Hpoly.Day10", "Salmonella"],
+            "cell_label": ["Tuft"],
+            "batch": ["b"],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(LOADERS))
+def test_public_data_are_checked_and_renamed(name, monkeypatch, tmp_path):
+    """The download is replaced by a file of the published layout."""
+    shape, columns = LOADERS[name]
+    path = tmp_path / "file.h5ad"
+    asked = []
+    monkeypatch.setattr(_public.pooch, "retrieve", lambda url, **_: asked.append(url) or str(path))
+    published(shape, columns).write_h5ad(path)
+    adata = getattr(tv.datasets, name)()
+    assert adata.shape == shape
+    assert {"condition", "cell_type"} <= set(adata.obs)
+    if name == "kang_2018":
+        assert set(adata.obs["condition"]) == {"control", "stimulated"}
+        assert set(adata.obs) == {"condition", "cell_type", "patient"}
+    assert asked[0].startswith("https://exampledata.scverse.org/pertpy/")
+    published((10, 3), columns).write_h5ad(path)
+    with pytest.raises(ValueError, match="Expected .* cells"):
+        getattr(tv.datasets, name)()
+    published(shape, {**columns, next(iter(columns)): ["other"]}).write_h5ad(path)
+    with pytest.raises(ValueError, match="found .*other"):
+        getattr(tv.datasets, name)()

@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import make_trained
+from scipy import sparse
+
+import trvae_scvi as tv
+
+
+def layers(adata):
+    return [name for name in adata.layers if name is not None]  # anndata 0.13 lists X as None
+
+
+def test_shape_and_annotation(trained, control):
+    prediction = trained.predict_perturbation(control, target="stimulated")
+    assert prediction.shape == control.shape
+    assert list(prediction.obs_names) == [f"{name}-stimulated" for name in control.obs_names]
+    assert (prediction.obs["condition"] == "stimulated").all()
+    assert (prediction.obs["condition_source"] == "control").all()
+    np.testing.assert_array_equal(prediction.obs["cell_type"], control.obs["cell_type"])
+    assert not [column for column in prediction.obs if column.startswith("_scvi")]
+    pd.testing.assert_index_equal(prediction.var_names, control.var_names)
+    assert layers(prediction) == []
+    about = prediction.uns["trvae"]
+    assert (about["method"], about["scale"], about["seed"]) == ("counterfactual", "counts", 0)
+    assert about["version"] == tv.__version__
+    assert list(about["source"]) == ["control"]
+    assert list(about["target"]) == ["stimulated"]
+
+
+def test_scales(trained, control):
+    for method in ("counterfactual", "sample"):
+        x = trained.predict_perturbation(control, target="stimulated", method=method).X
+        assert sparse.issparse(x)
+        assert x.dtype == np.float32
+        assert (x.data % 1 == 0).all()
+        assert x.data.min() >= 0
+    mean = trained.predict_perturbation(control, target="stimulated", method="mean")
+    assert mean.uns["trvae"]["scale"] == "expected counts"
+    # softmax times the cell's own library size
+    np.testing.assert_allclose(mean.X.sum(axis=1), np.asarray(control.X.sum(axis=1)).ravel(), rtol=1e-4)
+
+
+def test_mean_is_what_upstream_decodes(trained, small):
+    """At the posterior mean, `transform_batch` and our decoding agree."""
+    adata = small.adata[:50].copy()
+    prediction = trained.predict_perturbation(adata, target="stimulated", method="mean")
+    z = torch.tensor(trained.get_latent_representation(adata))
+    library = torch.log(torch.tensor(adata.X.sum(axis=1), dtype=torch.float32))
+    codes = torch.zeros(50, 1, dtype=torch.long)
+    with torch.inference_mode():
+        expected = trained.module.generative(z, library, codes, transform_batch=1)["px"].mu
+    np.testing.assert_allclose(prediction.X, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["counterfactual", "sample"])
+def test_draws_follow_the_decoded_means(trained, small, method):
+    """Sums over many seeds approach what the model expects."""
+    adata = small.adata[small.adata.obs["condition"] == "control"][:40]
+    draws = [
+        trained.predict_perturbation(adata, target="stimulated", method=method, seed=seed).X.toarray()
+        for seed in range(200)
+    ]
+    mean = trained.predict_perturbation(adata, target="stimulated", method="mean").X
+    if method == "sample":
+        np.testing.assert_allclose(np.mean(draws, axis=0).sum(axis=0), mean.sum(axis=0), rtol=0.1, atol=2.0)
+        return
+    # given x: x r where the mean falls, x + (r - 1) E[lambda | x] where it rises
+    source = trained.predict_perturbation(adata, target="control", method="mean").X
+    theta = trained.module.log_theta.exp().detach().numpy()
+    x, ratio = adata.X.toarray(), mean / source
+    rate = (theta + x) / (theta / source + 1)
+    expected = np.where(ratio <= 1, x * ratio, x + (ratio - 1) * rate)
+    np.testing.assert_allclose(np.mean(draws, axis=0).sum(axis=0), expected.sum(axis=0), rtol=0.05, atol=1.0)
+
+
+def test_target_equal_to_source(trained, small):
+    stimulated = small.adata[small.adata.obs["condition"] == "stimulated"]
+    same = trained.predict_perturbation(stimulated, target="stimulated")
+    assert (same.X != stimulated.X).nnz == 0
+    mean = trained.predict_perturbation(stimulated, target="stimulated", method="mean")
+    assert np.corrcoef(np.log1p(mean.X.mean(0)), np.log1p(stimulated.X.toarray().mean(0)))[0, 1] > 0.5
+    sample = trained.predict_perturbation(stimulated, target="stimulated", method="sample")
+    assert (sample.X != stimulated.X).nnz > 0
+
+
+@pytest.mark.parametrize("likelihood", ["zinb", "poisson", "mse"])
+@pytest.mark.parametrize("dispersion", ["gene", "gene-batch"])
+def test_target_equal_to_source_for_every_likelihood(adata, likelihood, dispersion):
+    if likelihood == "mse":
+        adata.X = np.log1p(adata.X.toarray())
+    model = make_trained(adata, gene_likelihood=likelihood, dispersion=dispersion)
+    same = model.predict_perturbation(adata, target="control", source="control").X
+    given = adata[adata.obs["condition"] == "control"].X
+    for x in (same, given):
+        assert x.shape == given.shape
+    difference = (same.toarray() if sparse.issparse(same) else same) - (
+        given.toarray() if sparse.issparse(given) else np.asarray(given)
+    )
+    np.testing.assert_array_equal(difference, 0)
+
+
+def test_several_targets_are_blocks(trained, control):
+    both = trained.predict_perturbation(control, target=["stimulated", "control"])
+    alone = trained.predict_perturbation(control, target="stimulated")
+    assert both.n_obs == 2 * control.n_obs
+    assert (both[: control.n_obs].X != alone.X).nnz == 0
+    assert list(both.obs["condition"].unique()) == ["stimulated", "control"]
+    everything = trained.predict_perturbation(control, target="all")
+    assert set(everything.obs["condition"]) == {"control", "stimulated"}
+
+
+def test_source(trained, small, control):
+    of_all = trained.predict_perturbation(small.adata, target="stimulated")
+    assert of_all.n_obs == small.adata.n_obs
+    assert set(of_all.obs["condition_source"]) == {"control", "stimulated"}
+    assert list(of_all.uns["trvae"]["source"]) == ["control", "stimulated"]
+    from_control = trained.predict_perturbation(small.adata, target="stimulated", source="control")
+    direct = trained.predict_perturbation(control, target="stimulated")
+    assert list(from_control.obs_names) == list(direct.obs_names)
+    assert (from_control.X != direct.X).nnz == 0
+
+
+def test_default_is_the_models_own_data(trained, small):
+    default = trained.predict_perturbation(target="stimulated")
+    assert (default.X != trained.predict_perturbation(small.adata, target="stimulated").X).nnz == 0
+
+
+@pytest.mark.parametrize("kind", ["positions", "mask", "reversed"])
+def test_indices(trained, small, kind):
+    rows = {"positions": [5, 9, 17], "mask": np.isin(np.arange(400), [5, 9, 17]), "reversed": [17, 9, 5]}[kind]
+    found = trained.predict_perturbation(small.adata, target="stimulated", indices=rows, method="mean")
+    expected = trained.predict_perturbation(small.adata, target="stimulated", method="mean")
+    positions = np.arange(400)[np.asarray(rows)]
+    np.testing.assert_allclose(found.X, expected.X[positions], rtol=1e-4, atol=1e-4)
+    assert [name.rsplit("-", 1)[0] for name in found.obs_names] == list(small.adata.obs_names[positions])
+
+
+def test_library_size(trained, control):
+    prediction = trained.predict_perturbation(control, target="stimulated", library_size=5000.0, method="mean")
+    np.testing.assert_allclose(prediction.X.sum(axis=1), 5000.0, rtol=1e-4)
+    drawn = trained.predict_perturbation(control, target="stimulated", library_size=5000.0)
+    assert drawn.X.sum(axis=1).mean() == pytest.approx(5000.0, rel=0.15)
+
+
+def test_library_size_is_the_size_factor_if_one_is_registered(adata):
+    model = make_trained(adata, {"size_factor_key": "size"})
+    one, two = (
+        model.predict_perturbation(adata, target="stimulated", library_size=size, method="mean").X
+        for size in (1.0, 2.0)
+    )
+    np.testing.assert_allclose(two, 2 * one, rtol=1e-5)
+
+
+def test_seeds(trained, control):
+    first = trained.predict_perturbation(control, target="stimulated")
+    np.random.seed(5)
+    torch.manual_seed(5)
+    assert (first.X != trained.predict_perturbation(control, target="stimulated").X).nnz == 0
+    assert (first.X != trained.predict_perturbation(control, target="stimulated", seed=1).X).nnz > 0
+    fresh = [trained.predict_perturbation(control, target="stimulated", seed=None) for _ in range(2)]
+    assert (fresh[0].X != fresh[1].X).nnz > 0
+    assert fresh[0].uns["trvae"]["seed"] == "none"
+
+
+def test_one_cell(trained, adata):
+    assert trained.predict_perturbation(adata[7], target="stimulated").shape == (1, adata.n_vars)
+    with_batch_norm = make_trained(adata, normalization="batch")
+    assert with_batch_norm.predict_perturbation(adata[7], target="stimulated").n_obs == 1
+
+
+def test_layer_is_predicted_and_no_other_is_copied(adata):
+    adata.layers["other"] = adata.X.copy()
+    adata.obsm["X_pca"] = np.zeros((adata.n_obs, 2))
+    model = make_trained(adata, {"layer": "counts"})
+    adata.X = np.full(adata.shape, np.nan)  # not read
+    prediction = model.predict_perturbation(adata, target="stimulated")
+    assert layers(prediction) == ["counts"]
+    assert (prediction.layers["counts"] != prediction.X).nnz == 0
+    assert prediction.layers["counts"] is not prediction.X
+    assert list(prediction.obsm) == []
+    assert prediction.raw is None
+
+
+def test_covariates_stay_at_the_cells_values(adata):
+    setup = {"categorical_covariate_keys": ["donor"], "continuous_covariate_keys": ["age"]}
+    model = make_trained(adata, setup)
+    some = adata[:20].copy()
+    before = model.predict_perturbation(some, target="stimulated", method="mean").X
+    other = some.copy()
+    other.obs["age"] += 3.0
+    assert not np.allclose(before, model.predict_perturbation(other, target="stimulated", method="mean").X)
+    other = some.copy()
+    other.obs["donor"] = "a"
+    assert not np.allclose(before, model.predict_perturbation(other, target="stimulated", method="mean").X)
+
+
+def test_labels_are_not_needed_and_may_be_new(trained, control):
+    """Labels never reach the network; a held-out or unnamed type can be predicted."""
+    expected = trained.predict_perturbation(control, target="stimulated")
+    new = control.copy()
+    new.obs["cell_type"] = "never seen"
+    found = trained.predict_perturbation(new, target="stimulated")
+    assert (found.X != expected.X).nnz == 0
+    assert (found.obs["cell_type"] == "never seen").all()
+    del new.obs["cell_type"]
+    assert (trained.predict_perturbation(new, target="stimulated").X != expected.X).nnz == 0
+
+
+def test_nothing_of_the_caller_changes(trained, small):
+    adata = small.adata.copy()
+    adata.uns["mine"] = {"a": 1}
+    x, obs, uns = adata.X.copy(), adata.obs.copy(), dict(adata.uns)
+    view = adata[adata.obs["condition"] == "control"]
+    managers = len(trained._per_instance_manager_store[trained.id])
+    for cells in (adata, view):
+        trained.predict_perturbation(cells, target="stimulated")
+        trained.get_perturbation_effect(cells, target="stimulated")
+        trained.get_mmd_representation(cells)
+    assert view.is_view
+    assert (adata.X != x).nnz == 0
+    pd.testing.assert_frame_equal(adata.obs, obs)
+    assert adata.uns == uns
+    assert len(trained._per_instance_manager_store[trained.id]) == managers  # nothing is held on to
+
+
+def test_concatenates_with_the_real_control(trained, control, tmp_path):
+    prediction = trained.predict_perturbation(control, target="stimulated")
+    both = anndata.concat([control.copy(), prediction])
+    assert set(both.obs["condition"]) == {"control", "stimulated"}
+    assert both.obs_names.is_unique
+    for path in (tmp_path / "p.h5ad", tmp_path / "p.zarr"):
+        prediction.write_h5ad(path) if path.suffix == ".h5ad" else prediction.write_zarr(path)
+        back = anndata.read_h5ad(path) if path.suffix == ".h5ad" else anndata.read_zarr(path)
+        assert (back.X != prediction.X).nnz == 0
+        assert back.uns["trvae"]["method"] == "counterfactual"
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"target": "nope"}, r"`target` among.*'control', 'stimulated'.*\['nope'\]"),
+        ({"target": ["stimulated", "nope"]}, r"\['nope'\]"),
+        ({"target": []}, "`target`"),
+        ({"target": "stimulated", "source": "nope"}, "`source` to be one of"),
+        ({"target": "stimulated", "method": "median"}, "`method` to be one of"),
+        ({"target": "stimulated", "library_size": 0.0}, "`library_size` to be positive"),
+        ({"target": "stimulated", "indices": []}, "No cell to predict from"),
+    ],
+)
+def test_wrong_arguments(trained, small, arguments, match):
+    with pytest.raises(ValueError, match=match):
+        trained.predict_perturbation(small.adata, **arguments)
+
+
+def test_no_cell_of_the_source(trained, control):
+    with pytest.raises(ValueError, match="No cell to predict from with source 'stimulated'; found .*control"):
+        trained.predict_perturbation(control, target="stimulated", source="stimulated")
+
+
+def set_condition(value):
+    def edit(adata):
+        conditions = adata.obs["condition"].astype(object)
+        conditions.iloc[0] = value
+        adata.obs["condition"] = conditions
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "error", "match"),
+    [
+        (set_condition("new"), ValueError, r"does not know: \['new'\]"),
+        (set_condition(np.nan), ValueError, "missing for 1"),
+        (lambda a: a.obs.__delitem__("condition"), KeyError, "condition_key='condition'"),
+        (lambda a: a.X.data.__setitem__(0, 0.5), ValueError, "fractional"),
+        (lambda a: a.X.data.__setitem__(0, np.nan), ValueError, "fractional|NaN"),
+        (lambda a: setattr(a, "X", a.X * 0), ValueError, "400 cells have no counts"),
+    ],
+)
+def test_wrong_cells(trained, adata, edit, error, match):
+    edit(adata)
+    with pytest.raises(error, match=match):
+        trained.predict_perturbation(adata, target="stimulated")
+
+
+@pytest.mark.parametrize(
+    ("select", "match"),
+    [
+        (lambda a: a[:, ::-1], "their order differs.*get_var_names"),
+        (lambda a: a[:, :-2], "2 of 60 genes are missing, e.g. \\['gene_59', 'gene_60'\\]"),
+        (
+            lambda a: anndata.concat(
+                [a, anndata.AnnData(np.ones((400, 1)), obs=a.obs, var=pd.DataFrame(index=["x"]))], axis=1, merge="same"
+            ),
+            "1 further genes, e.g. \\['x'\\]",
+        ),
+    ],
+)
+def test_other_genes(trained, adata, select, match):
+    other = select(adata).copy()
+    calls = [
+        lambda: trained.predict_perturbation(other, target="stimulated"),
+        lambda: trained.get_mmd_representation(other),
+        lambda: trained.get_latent_representation(other),
+        lambda: trained.get_normalized_expression(other),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=match):
+            call()
+
+
+def test_untrained(adata):
+    tv.TRVAE.setup_anndata(adata)
+    model = tv.TRVAE(adata)
+    calls = [
+        lambda: model.predict_perturbation(target="stimulated"),
+        lambda: model.get_perturbation_effect(target="stimulated"),
+        model.get_mmd_representation,
+        model.get_latent_representation,
+    ]
+    for call in calls:
+        with pytest.raises(RuntimeError, match=r"train"):
+            call()
+
+
+def test_sample_is_not_for_mse(adata):
+    adata.X = np.log1p(adata.X.toarray())
+    model = make_trained(adata, gene_likelihood="mse")
+    with pytest.raises(ValueError, match="needs a count likelihood"):
+        model.predict_perturbation(adata, target="stimulated", method="sample")
+
+
+def test_mse_adds_the_difference_of_the_means(adata):
+    adata.X = adata.X.toarray() - 2.0  # negative values: nothing to clip
+    model = make_trained(adata, gene_likelihood="mse")
+    means = {t: model.predict_perturbation(adata, target=t, method="mean").X for t in ("control", "stimulated")}
+    rows = (adata.obs["condition"] == "control").to_numpy()
+    found = model.predict_perturbation(adata, target="stimulated", source="control")
+    expected = adata.X[rows] + means["stimulated"][rows] - means["control"][rows]
+    np.testing.assert_allclose(found.X, expected, rtol=1e-4, atol=1e-4)
+    assert found.X.min() < 0
+    assert found.uns["trvae"]["scale"] == "input"
+
+
+# --- effect and first layer -----------------------------------------------------------------------
+
+
+def test_effect(trained, control):
+    effect = trained.get_perturbation_effect(control, target="stimulated", level=0.8)
+    columns = ["variable", "target", "group", "log_fc", "change", "change_lower", "change_upper", "level"]
+    assert list(effect.columns) == columns
+    assert set(effect["group"]) == {"type_1", "type_2", "type_3"}
+    assert len(effect) == 3 * control.n_vars
+    of_type = effect[effect["group"] == "type_2"].set_index("variable")
+    given = control[control.obs["cell_type"] == "type_2"]
+    predicted = trained.predict_perturbation(control, target="stimulated")
+    predicted = predicted[predicted.obs["cell_type"] == "type_2"]
+    x, p = (1e4 * m.X.toarray() / m.X.toarray().sum(1, keepdims=True) for m in (given, predicted))
+    np.testing.assert_allclose(of_type["log_fc"], np.log2((p.mean(0) + 1) / (x.mean(0) + 1)), rtol=1e-4, atol=1e-5)
+    change = np.log1p(p).mean(0) - np.log1p(x).mean(0)
+    np.testing.assert_allclose(of_type["change"], change, rtol=1e-4, atol=1e-5)
+    margin = 1.2815516 * np.sqrt(2 * np.log1p(p).var(0, ddof=1) / len(p))
+    np.testing.assert_allclose(of_type["change_upper"], change + margin, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(of_type["change_lower"], change - margin, rtol=1e-4, atol=1e-4)
+    assert (effect["level"] == 0.8).all()
+
+
+def test_effect_groups_and_targets(adata):
+    model = make_trained(adata)
+    assert set(model.get_perturbation_effect(target="stimulated")["group"]) == {"all"}
+    by_donor = model.get_perturbation_effect(target="all", groupby="donor", source="control")
+    assert set(by_donor["group"]) == {"a", "b", "c"}
+    assert set(by_donor["target"]) == {"control", "stimulated"}
+    assert (by_donor.loc[by_donor["target"] == "control", "change"] == 0).all()
+    one = model.get_perturbation_effect(adata[:1], target="stimulated")
+    assert one["change_lower"].isna().all()
+    assert one["change"].notna().all()
+    with pytest.raises(KeyError, match="groupby='nope'"):
+        model.get_perturbation_effect(target="stimulated", groupby="nope")
+    with pytest.raises(ValueError, match="`level`"):
+        model.get_perturbation_effect(target="stimulated", level=90)
+
+
+def test_effect_with_mse_is_on_the_input_scale(adata):
+    adata.X = np.log1p(adata.X.toarray())
+    model = make_trained(adata, gene_likelihood="mse")
+    effect = model.get_perturbation_effect(adata, target="stimulated", source="control")
+    prediction = model.predict_perturbation(adata, target="stimulated", source="control")
+    given = adata[adata.obs["condition"] == "control"]
+    assert effect["log_fc"].isna().all()
+    np.testing.assert_allclose(effect["change"], prediction.X.mean(0) - given.X.mean(0), rtol=1e-3, atol=1e-5)
+
+
+def test_mmd_representation(trained, small):
+    y = trained.get_mmd_representation(small.adata)
+    assert y.shape == (400, 32)
+    assert (y >= 0).all()
+    np.testing.assert_array_equal(y, trained.get_mmd_representation(small.adata))
+    z = torch.tensor(trained.get_latent_representation(small.adata))
+    codes = torch.tensor((small.adata.obs["condition"] == "stimulated").to_numpy().astype(int))
+    with torch.inference_mode():
+        expected = trained.module.decoder.first_layer(z, [codes], None).numpy()
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    some = trained.get_mmd_representation(small.adata, indices=[3, 1])
+    np.testing.assert_allclose(some, y[[3, 1]], rtol=1e-4, atol=1e-5)

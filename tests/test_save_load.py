@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import FAST, make_trained
+
+import trvae_scvi as tv
+
+
+@pytest.fixture
+def saved(trained, tmp_path):
+    trained.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_loaded_model_gives_the_same_answers(trained, small, saved, as_text):
+    loaded = tv.TRVAE.load(str(saved) if as_text else saved, small.adata.copy())
+    np.testing.assert_allclose(
+        loaded.get_latent_representation(), trained.get_latent_representation(), rtol=1e-6, atol=1e-6
+    )
+    first, second = (m.predict_perturbation(small.adata, target="stimulated") for m in (trained, loaded))
+    assert (first.X != second.X).nnz == 0
+    assert loaded.is_trained
+    assert loaded.history.keys() == trained.history.keys()
+
+
+def test_every_option_survives(adata, tmp_path):
+    options = {
+        "n_hidden": [20, 12],
+        "n_latent": 4,
+        "dropout_rate": 0.3,
+        "gene_likelihood": "zinb",
+        "dispersion": "gene-batch",
+        "encode_condition": False,
+        "normalization": "batch",
+        "nonnegative_output": True,
+        "mmd_on": "z",
+        "mmd_pairs": "control",
+        "mmd_kernel": "median",
+        "mmd_balance_labels": True,
+        "mmd_weight": 3.0,
+        "kl_weight": 0.5,
+        "reconstruction_weight": 2.0,
+    }
+    setup = {
+        "labels_key": "cell_type",
+        "layer": "counts",
+        "size_factor_key": "size",
+        "categorical_covariate_keys": ["donor"],
+        "continuous_covariate_keys": ["age"],
+    }
+    model = make_trained(adata, setup, **options)
+    model.save(tmp_path / "m")
+    loaded = tv.TRVAE.load(tmp_path / "m", adata.copy())
+    for name in ("mmd_on", "mmd_reference", "mmd_kernel", "mmd_balance_labels", "mmd_weight", "kl_weight"):
+        assert getattr(loaded.module, name) == getattr(model.module, name)
+    found = {k: v for k, v in loaded.init_params_["non_kwargs"].items() if k in options}
+    assert found == options
+    for name, tensor in model.module.state_dict().items():
+        assert torch.equal(tensor, loaded.module.state_dict()[name])
+    loaded.train(**FAST)
+
+
+def test_without_data_then_with(trained, small, saved):
+    with pytest.warns(UserWarning, match="no saved anndata"):
+        loaded = tv.TRVAE.load(saved)
+    with pytest.raises(ValueError, match="loaded without data"):
+        loaded.predict_perturbation(target="stimulated")
+    found = loaded.predict_perturbation(small.adata, target="stimulated")
+    assert (found.X != trained.predict_perturbation(small.adata, target="stimulated").X).nnz == 0
+    assert loaded.get_latent_representation(small.adata.copy()).shape == (400, 5)
+
+
+def test_data_of_one_condition_can_be_loaded(trained, control, saved):
+    loaded = tv.TRVAE.load(saved, control.copy())
+    assert loaded.predict_perturbation(target="stimulated").n_obs == control.n_obs
+
+
+@pytest.mark.filterwarnings("ignore:`var_names` for the loaded")
+@pytest.mark.parametrize(
+    ("select", "match"),
+    [(lambda a: a[:, ::-1], "their order differs"), (lambda a: a[:, :-1], "1 of 60 genes are missing")],
+)
+def test_other_genes_are_refused(adata, saved, select, match):
+    with pytest.raises(ValueError, match=match):
+        tv.TRVAE.load(saved, select(adata).copy())
+
+
+def test_unknown_condition_is_refused(adata, saved):
+    adata.obs["condition"] = adata.obs["condition"].cat.rename_categories({"stimulated": "other"})
+    with pytest.raises(ValueError, match=r"does not know: \['other'\]"):
+        tv.TRVAE.load(saved, adata)
+
+
+def test_missing_column_is_named(adata, saved):
+    del adata.obs["condition"]
+    with pytest.raises(KeyError, match="condition_key='condition'"):
+        tv.TRVAE.load(saved, adata)
+
+
+def test_version_stamp(trained, small, saved):
+    assert tv.TRVAE.load(saved, small.adata.copy()).trvae_scvi_version_ == tv.__version__
+    content = torch.load(saved / "model.pt", weights_only=False)
+    assert content["attr_dict"]["trvae_scvi_version_"] == tv.__version__
+    content["attr_dict"]["trvae_scvi_version_"] = "999.0"
+    torch.save(content, saved / "model.pt")
+    with pytest.warns(UserWarning, match="made with trvae-scvi 999.0"):
+        assert tv.TRVAE.load(saved, small.adata.copy()).trvae_scvi_version_ == "999.0"
+
+
+def test_mse_keeps_to_the_sign_of_its_data(adata, tmp_path):
+    adata.X = np.log1p(adata.X.toarray())
+    model = make_trained(adata, gene_likelihood="mse")
+    model.save(tmp_path / "m")
+    shifted = adata.copy()
+    shifted.X = shifted.X - 1.0
+    assert tv.TRVAE.load(tmp_path / "m", shifted).nonnegative_

@@ -1,0 +1,192 @@
+"""Which cells are trained on together: the split, and batches balanced by condition."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS, settings
+from scvi.dataloaders import DataSplitter
+from torch.utils.data import DataLoader, Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scvi.data import AnnDataManager
+
+__all__ = ["ConditionBalancedSampler", "TRVAEDataSplitter", "current_seed", "seeded"]
+
+_MIN_CELLS_PER_CONDITION = 32
+
+
+def current_seed() -> int:
+    """``scvi.settings.seed``, or 0 where it is not set."""
+    return 0 if settings.seed is None else int(settings.seed)
+
+
+@contextlib.contextmanager
+def seeded() -> Iterator[None]:
+    """Seed torch with :func:`current_seed` inside the block and leave its global state as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(current_seed())
+        yield
+
+
+class ConditionBalancedSampler(Sampler):
+    """Batches of cell indices with as many cells of every condition as of any other.
+
+    A maximum mean discrepancy between many and few cells is noise. A batch therefore draws the same
+    number of cells of each condition; a condition with fewer cells gives all it has, never one twice
+    in a batch, and the others make up for it. Within a condition no cell is drawn again before all
+    others were. With more conditions than `batch_size / 32`, every batch takes that many at random.
+
+    Parameters
+    ----------
+    conditions
+        Condition code of every cell of the data set.
+    indices
+        Cells to draw from.
+    batch_size
+        Cells a batch.
+    reference
+        Code of a condition that is part of every batch.
+    seed
+        Together with the epoch it decides all draws.
+    """
+
+    def __init__(
+        self, conditions: np.ndarray, indices: np.ndarray, *, batch_size: int, reference: int | None, seed: int
+    ) -> None:
+        indices = np.asarray(indices, dtype=np.int64)
+        self.pools = {int(c): indices[conditions[indices] == c] for c in np.unique(conditions[indices])}
+        self.batch_size = min(batch_size, len(indices))
+        self.n_batches = max(1, round(len(indices) / batch_size))
+        self.n_active = min(len(self.pools), max(2, batch_size // _MIN_CELLS_PER_CONDITION))
+        self.reference = reference if reference in self.pools else None
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before every epoch, also when training is resumed."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        queues = {c: _Queue(pool, rng) for c, pool in self.pools.items()}
+        for _ in range(self.n_batches):
+            active = self._draw_conditions(rng)
+            quotas = _quotas([len(self.pools[c]) for c in active], self.batch_size)
+            batch = np.concatenate([queues[c].take(n) for c, n in zip(active, quotas, strict=True)])
+            yield np.sort(batch).tolist()  # backed files are read in order, and give the same batch as memory
+
+    def _draw_conditions(self, rng: np.random.Generator) -> list[int]:
+        codes = list(self.pools)
+        if self.n_active == len(codes):
+            return codes
+        fixed = [] if self.reference is None else [self.reference]
+        others = [c for c in codes if c not in fixed]
+        return fixed + rng.choice(others, self.n_active - len(fixed), replace=False).tolist()
+
+
+class _Queue:
+    """Cells in random order; starts over when they run out."""
+
+    def __init__(self, pool: np.ndarray, rng: np.random.Generator) -> None:
+        self.pool, self.rng = pool, rng
+        self.waiting = rng.permutation(pool)
+
+    def take(self, n: int) -> np.ndarray:
+        head, self.waiting = self.waiting[:n], self.waiting[n:]
+        if len(head) < n:
+            again = self.rng.permutation(self.pool[~np.isin(self.pool, head)])  # no cell twice in a batch
+            missing, rest = again[: n - len(head)], again[n - len(head) :]
+            self.waiting = self.rng.permutation(np.concatenate([rest, head]))
+            head = np.concatenate([head, missing])
+        return head
+
+
+def _quotas(sizes: list[int], total: int) -> list[int]:
+    """Split `total` as evenly as the sizes allow."""
+    quotas = [0] * len(sizes)
+    left = total
+    ascending = sorted(range(len(sizes)), key=sizes.__getitem__)  # what a small one lacks goes to the larger
+    for place, i in enumerate(ascending):
+        quotas[i] = min(sizes[i], left // (len(sizes) - place))
+        left -= quotas[i]
+    return quotas
+
+
+class TRVAEDataSplitter(DataSplitter):
+    """Training and validation cells, split within every condition, in condition-balanced batches.
+
+    The validation batches are drawn once. Parameters are those of
+    :class:`~scvi.dataloaders.DataSplitter`.
+    """
+
+    def __init__(self, adata_manager: AnnDataManager, *, mmd_reference: int | None = None, **kwargs: Any) -> None:
+        # drop_last: our batches are always full, upstream need not move stray cells about
+        super().__init__(adata_manager, **{**kwargs, "drop_last": True})
+        self.mmd_reference = mmd_reference
+        self.conditions = np.asarray(adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
+        if self.external_indexing is None:
+            self.train_idx, self.val_idx, self.test_idx = self._split()
+        else:
+            self.train_idx, self.val_idx, self.test_idx = (
+                np.asarray(i, dtype=np.int64) for i in self.external_indexing
+            )
+        self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Nothing: the split is made with the object."""
+
+    def _split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(current_seed())
+        validation_size = 1.0 - self.train_size if self.validation_size is None else self.validation_size
+        parts: tuple[list[np.ndarray], ...] = ([], [], [])
+        for code in np.unique(self.conditions):
+            cells = np.flatnonzero(self.conditions == code)
+            if self.shuffle_set_split:
+                cells = rng.permutation(cells)
+            n_train = max(1, round(self.train_size * len(cells)))
+            n_validation = min(round(validation_size * len(cells)), len(cells) - n_train)
+            for part, some in zip(parts, np.split(cells, [n_train, n_train + n_validation]), strict=True):
+                part.append(some)
+        train, validation, test = (np.concatenate(part) for part in parts)
+        return train, validation, test
+
+    def _sampler(self, indices: np.ndarray) -> ConditionBalancedSampler:
+        return ConditionBalancedSampler(
+            self.conditions,
+            indices,
+            batch_size=self.data_loader_kwargs["batch_size"],
+            reference=self.mmd_reference,
+            seed=current_seed(),
+        )
+
+    def _loader(self, batches: Sampler | list[list[int]]) -> DataLoader:
+        workers = settings.dl_num_workers
+        return DataLoader(
+            self.adata_manager.create_torch_dataset(load_sparse_tensor=self.load_sparse_tensor),
+            sampler=batches,
+            batch_size=None,  # the sampler gives whole batches
+            num_workers=workers,
+            persistent_workers=settings.dl_persistent_workers and workers > 0,
+            pin_memory=self.pin_memory,
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of training cells, new ones every epoch."""
+        return self._loader(self._sampler(self.train_idx))
+
+    def val_dataloader(self) -> DataLoader | None:
+        """Always the same batches of validation cells; ``None`` without any."""
+        return self._loader(list(self._sampler(self.val_idx))) if self.n_val else None
+
+    def test_dataloader(self) -> DataLoader | None:
+        """Always the same batches of test cells; ``None`` without any."""
+        return self._loader(list(self._sampler(self.test_idx))) if len(self.test_idx) else None
