@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import anndata
 import numpy as np
-import pytest
+import pandas as pd
 import scvi
 
 import trvae_scvi as tv
-from trvae_scvi import benchmark
+from trvae_scvi import benchmark, metrics
 
 KEYS = {"group_key": "cell_type", "condition_key": "condition", "control": "control", "target": "stimulated"}
 
@@ -28,28 +28,31 @@ def hold_out(adata, group, seed, **train):
     return scores.set_index(["method", "genes", "metric"])["value"]
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_beats_no_change_and_mean_shift_on_simulated_data(seed):
-    adata = tv.datasets.simulate_perturbation(seed=seed).adata
-    scores = hold_out(adata, f"type_{seed + 2}", seed, max_epochs=60)
+def test_beats_no_change_and_mean_shift_on_simulated_data():
+    """Over three data sets and held-out types, with default settings, every metric on average."""
+    runs = [hold_out(tv.datasets.simulate_perturbation(seed=seed).adata, f"type_{seed + 2}", seed) for seed in range(3)]
+    mean = pd.concat(runs, axis=1).mean(axis=1).unstack(["genes", "metric"])
     for baseline in ("no change", "mean shift"):
-        for metric in ("mse_means", "energy_distance"):
-            assert scores["trvae"]["all", metric] < scores[baseline]["all", metric], (baseline, metric)
-            assert scores["trvae"]["top100", metric] < scores[baseline]["top100", metric], (baseline, metric)
-        assert scores["trvae"]["all", "pearson_change"] > scores[baseline]["all", "pearson_change"], baseline
+        for (genes, metric), column in mean.items():
+            better = (
+                column["trvae"] > column[baseline]
+                if metrics.HIGHER_IS_BETTER[metric]
+                else (column["trvae"] < column[baseline])
+            )
+            assert better, (baseline, genes, metric, column["trvae"], column[baseline])
 
 
 def test_a_response_of_one_type_alone_is_not_predicted():
     """The simulator's unpredictable variant is one: nothing learned from other types helps."""
     adata = tv.datasets.simulate_perturbation(seed=0, type_specific=True).adata
-    scores = hold_out(adata, "type_2", 0, max_epochs=30)
+    scores = hold_out(adata, "type_2", 0)
     assert scores["trvae"]["all", "pearson_change"] < 0.5
 
 
 def test_real_data_in_a_few_minutes(real_data):
     """A small real data set: better than no change and mean shift on a held-out type, and no NaN on the way."""
     adata = anndata.read_h5ad(real_data / "kang_pbmc_tiny_counts.h5ad")
-    scores = hold_out(adata, "CD8T", 0, max_epochs=200)
+    scores = hold_out(adata, "CD8T", 0)
     for metric in ("mse_means", "energy_distance"):
         assert scores["trvae"]["all", metric] < scores["no change"]["all", metric]
     assert scores["trvae"]["all", "pearson_change"] > 0.7

@@ -85,7 +85,8 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
     dispersion
         ``"gene"`` for one dispersion a gene, ``"gene-batch"`` for one a gene and condition.
     encode_condition
-        Whether condition and covariates enter the encoder, too, and not only the decoder.
+        Whether condition and covariates enter the encoder, too, and not only the decoder. The paper's
+        model does; without, predictions of unseen cell types were better.
     normalization
         ``"layer"``, ``"batch"`` or ``None``, after every hidden linear map.
     nonnegative_output
@@ -138,10 +139,9 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
         dropout_rate: float = 0.1,
         gene_likelihood: Literal["nb", "zinb", "poisson", "mse"] = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
-        encode_condition: bool = True,
+        encode_condition: bool = False,
         normalization: Literal["layer", "batch"] | None = "layer",
         nonnegative_output: bool = False,
-        condition_offset: bool = True,
         mmd_on: Literal["y", "z"] | None = "y",
         mmd_pairs: str = "all",
         mmd_kernel: Literal["trvae", "median"] = "trvae",
@@ -188,7 +188,6 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
                 encode_condition=encode_condition,
                 normalization=normalization,
                 nonnegative_output=nonnegative_output,
-                condition_offset=condition_offset,
                 use_size_factor_key=self.registry_["setup_args"]["size_factor_key"] is not None,
                 mmd_on=mmd_on,
                 mmd_reference=None if mmd_pairs == "all" else conditions.index(mmd_pairs),

@@ -72,10 +72,9 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         dropout_rate: float = 0.1,
         gene_likelihood: Literal["nb", "zinb", "poisson", "mse"] = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
-        encode_condition: bool = True,
+        encode_condition: bool = False,
         normalization: Literal["layer", "batch"] | None = "layer",
         nonnegative_output: bool = False,
-        condition_offset: bool = True,
         use_size_factor_key: bool = False,
         mmd_on: Literal["y", "z"] | None = "y",
         mmd_reference: int | None = None,
@@ -117,7 +116,6 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
             n_categories=n_categories,
             n_continuous=n_continuous_cov,
             zero_inflation=gene_likelihood == "zinb",
-            condition_offset=condition_offset,
             **shared,
         )
         if gene_likelihood in ("nb", "zinb"):

@@ -161,7 +161,6 @@ class Decoder(nn.Module):
         dropout_rate: float,
         normalization: Literal["layer", "batch"] | None,
         zero_inflation: bool,
-        condition_offset: bool,
     ) -> None:
         super().__init__()
         self.first = CovariateLinear(n_latent, hidden_sizes[0], n_categories=n_categories, n_continuous=n_continuous)
@@ -170,9 +169,6 @@ class Decoder(nn.Module):
         self.hidden = _Hidden(hidden_sizes, dropout_rate, normalization)
         self.output = nn.Linear(hidden_sizes[-1], n_output)
         self.zero_inflation = nn.Linear(hidden_sizes[-1], n_output) if zero_inflation else None
-        self.offset = nn.Embedding(n_categories[0], n_output) if condition_offset else None
-        if self.offset is not None:
-            nn.init.zeros_(self.offset.weight)
 
     def first_layer(
         self, z: torch.Tensor, codes: Sequence[torch.Tensor], continuous: torch.Tensor | None
@@ -187,7 +183,4 @@ class Decoder(nn.Module):
         y = self.first_layer(z, codes, continuous)
         hidden = self.hidden(self.dropout(y))
         logits = self.zero_inflation(hidden) if self.zero_inflation is not None else None
-        output = self.output(hidden)
-        if self.offset is not None:
-            output = output + self.offset(codes[0])
-        return y, output, logits
+        return y, self.output(hidden), logits
