@@ -78,6 +78,7 @@ def responses(simulation):
 
 
 def test_responses_are_neither_equal_nor_unrelated_unless_asked():
+    # four types: as many as rows of effects that all types share
     shared = responses(tv.datasets.simulate_perturbation(4000, 300, n_types=4))
     specific = responses(tv.datasets.simulate_perturbation(4000, 300, n_types=4, type_specific=True))
     above = np.triu_indices(4, 1)

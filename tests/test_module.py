@@ -164,7 +164,12 @@ def test_marginal_likelihood_bounds_the_elbo():
 def test_represents_the_architecture_of_scarches():
     """Two hidden layers of different width, condition in the first only, theta a gene and condition."""
     module = make(
-        hidden_sizes=(16, 8), dispersion="gene-batch", normalization="layer", n_cats_per_cov=(), n_continuous_cov=0
+        hidden_sizes=(16, 8),
+        dispersion="gene-batch",
+        normalization="layer",
+        encode_condition=True,
+        n_cats_per_cov=(),
+        n_continuous_cov=0,
     )
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
     assert shapes == {

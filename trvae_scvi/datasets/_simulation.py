@@ -56,6 +56,37 @@ class _Population(NamedTuple):
     theta: np.ndarray  # g
 
 
+class _ProgrammeEffects(NamedTuple):
+    """Log fold changes that follow the programmes."""
+
+    common: np.ndarray  # g
+    by_programme: np.ndarray  # k x g
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, n_types: int, n_genes: int) -> _ProgrammeEffects:
+        common = (rng.random(n_genes) < _COMMON_SHARE) * (_COMMON_MEAN + _COMMON_SD * rng.standard_normal(n_genes))
+        responds = rng.random((_N_PROGRAMMES, n_genes)) < _RESPONSE_SHARE
+        size = _RESPONSE_MEAN + _RESPONSE_SD * rng.standard_normal((_N_PROGRAMMES, n_genes))
+        return cls(common, responds * size)
+
+    def fold_changes(self, types: np.ndarray, activities: np.ndarray) -> np.ndarray:
+        return np.exp(self.common + activities @ self.by_programme)
+
+
+class _TypeEffects(NamedTuple):
+    """Log fold changes drawn for every type by itself."""
+
+    by_type: np.ndarray  # types x g
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, n_types: int, n_genes: int) -> _TypeEffects:
+        responds = rng.random((n_types, n_genes)) < _COMMON_SHARE + _RESPONSE_SHARE
+        return cls(responds * (_RESPONSE_MEAN + _RESPONSE_SD * rng.standard_normal((n_types, n_genes))))
+
+    def fold_changes(self, types: np.ndarray, activities: np.ndarray) -> np.ndarray:
+        return np.exp(self.by_type[types])
+
+
 def simulate_perturbation(
     n_cells: int = 8000,
     n_genes: int = 600,
@@ -112,21 +143,22 @@ def simulate_perturbation(
         raise ValueError(msg)
     rng = np.random.default_rng(seed)
     population = _draw_population(rng, n_types, n_genes)
-    effects = {name: _draw_effects(rng, n_types, n_genes, type_specific) for name in targets}
+    draw_effects = _TypeEffects.draw if type_specific else _ProgrammeEffects.draw
+    effects = {name: draw_effects(rng, n_types, n_genes) for name in targets}
     cells, truths = [], []
     for i, name in enumerate([CONTROL, *targets]):
         n = n_cells // (len(targets) + 1) + (i < n_cells % (len(targets) + 1))
         types = _draw_types(rng, n, n_types)
         activities = population.activities[types] + _ACTIVITY_SD * rng.standard_normal((n, _N_PROGRAMMES))
         mu = _control_means(rng, population, types, activities)
-        fold = 1.0 if name == CONTROL else _fold_changes(effects[name], types, activities)
+        fold = 1.0 if name == CONTROL else effects[name].fold_changes(types, activities)
         rate = rng.gamma(population.theta, mu * fold / population.theta)
         counts = rng.poisson(rate)
         names = [f"{name}_{j}" for j in range(n)]
         cells.append(_annotated(counts, name, types, names))
         if name == CONTROL:
             for target in targets:
-                fold = _fold_changes(effects[target], types, activities)
+                fold = effects[target].fold_changes(types, activities)
                 coupled = _coupled(rng, counts, rate, fold)
                 truth = _annotated(coupled, target, types, [f"{cell}-{target}" for cell in names])
                 truth.layers["mean"] = (mu * fold).astype(np.float32)
@@ -142,17 +174,6 @@ def _draw_population(rng: np.random.Generator, n_types: int, n_genes: int) -> _P
     return _Population(base, loadings, activities, rng.gamma(4.0, 1.5, n_genes) + 0.5)
 
 
-def _draw_effects(rng: np.random.Generator, n_types: int, n_genes: int, type_specific: bool) -> np.ndarray:
-    """Effects of shape `(1 + k) x g`, common one first; `types x g` if type-specific."""
-    if type_specific:
-        responds = rng.random((n_types, n_genes)) < _COMMON_SHARE + _RESPONSE_SHARE
-        return responds * (_RESPONSE_MEAN + _RESPONSE_SD * rng.standard_normal((n_types, n_genes)))
-    common = (rng.random(n_genes) < _COMMON_SHARE) * (_COMMON_MEAN + _COMMON_SD * rng.standard_normal(n_genes))
-    responds = rng.random((_N_PROGRAMMES, n_genes)) < _RESPONSE_SHARE
-    shared = responds * (_RESPONSE_MEAN + _RESPONSE_SD * rng.standard_normal((_N_PROGRAMMES, n_genes)))
-    return np.vstack([common, shared])
-
-
 def _draw_types(rng: np.random.Generator, n: int, n_types: int) -> np.ndarray:
     proportions = 0.5 / n_types + 0.5 * rng.dirichlet(np.full(n_types, _COMPOSITION))
     return rng.choice(n_types, n, p=proportions)
@@ -165,12 +186,6 @@ def _control_means(
     proportions = np.exp(logits - logits.max(axis=1, keepdims=True))
     library = _MEDIAN_LIBRARY * np.exp(_LIBRARY_SD * rng.standard_normal((len(types), 1)))
     return library * proportions / proportions.sum(axis=1, keepdims=True)
-
-
-def _fold_changes(effects: np.ndarray, types: np.ndarray, activities: np.ndarray) -> np.ndarray:
-    if len(effects) == 1 + _N_PROGRAMMES and activities.shape[1] == _N_PROGRAMMES:
-        return np.exp(effects[0] + activities @ effects[1:])
-    return np.exp(effects[types])
 
 
 def _coupled(rng: np.random.Generator, counts: np.ndarray, rate: np.ndarray, fold: np.ndarray) -> np.ndarray:
