@@ -3,8 +3,8 @@
     python benchmarks/kang_holdout.py --groups NK --seeds 0
 
 reads `kang_pbmc_hvg2000_counts.h5ad` from the folder in the environment variable TRVAE_SCVI_DATA and writes one row for
-every group, seed, method, gene set and metric to `benchmarks/results/kang_holdout.csv`. Settings are the package's
-defaults; nothing is chosen here.
+every group, seed, method, gene set and metric to `benchmarks/results/kang_holdout.csv`, and a readable table beside it.
+Settings are the package's defaults; nothing is chosen here.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def main() -> None:
                 ["group", "seed", "method", "genes", "metric", "value", "skill", "epochs", "version", "scvi_tools"]
             ]
             table.to_csv(arguments.out, index=False, float_format="%.5g")
+            arguments.out.with_suffix(".md").write_text(_markdown(table))
             print(f"\n{group}, seed {seed}\n{_readable(frames[-1]).to_string()}", flush=True)
 
 
@@ -80,6 +81,22 @@ def _readable(scores: pd.DataFrame) -> pd.DataFrame:
     wide = scores.pivot_table(index="method", columns=["genes", "metric"], values="value", sort=False)
     skills = scores.assign(skill=scores["skill"].clip(-1, 1)).groupby("method", sort=False)["skill"].mean()
     return wide.assign(mean_skill=skills).round(3)
+
+
+def _markdown(scores: pd.DataFrame) -> str:
+    """Means over seeds as a table, one part for every group."""
+    lines = []
+    for group, of_group in scores.groupby("group", sort=False):
+        wide = _readable(of_group)
+        names = [f"{metric.replace('_', ' ')}, {genes}" if metric else "mean skill" for genes, metric in wide.columns]
+        n_seeds = of_group["seed"].nunique()
+        lines += [f"Held out: {group}, stimulated. Means over {n_seeds} seeds.", ""]
+        lines += ["| " + " | ".join(["method", *names]) + " |", "|---" * (len(names) + 1) + "|"]
+        lines += [
+            f"| {method} | " + " | ".join(f"{value:.3f}" for value in row) + " |" for method, row in wide.iterrows()
+        ]
+        lines.append("")
+    return "\n".join(lines).replace("mean_skill, ", "mean skill")
 
 
 if __name__ == "__main__":
