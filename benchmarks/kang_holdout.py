@@ -84,19 +84,16 @@ def _readable(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _markdown(scores: pd.DataFrame) -> str:
-    """Means over seeds as a table, one part for every group."""
-    lines = []
-    for group, of_group in scores.groupby("group", sort=False):
-        wide = _readable(of_group)
-        names = [f"{metric.replace('_', ' ')}, {genes}" if metric else "mean skill" for genes, metric in wide.columns]
-        n_seeds = of_group["seed"].nunique()
-        lines += [f"Held out: {group}, stimulated. Means over {n_seeds} seeds.", ""]
-        lines += ["| " + " | ".join(["method", *names]) + " |", "|---" * (len(names) + 1) + "|"]
-        lines += [
-            f"| {method} | " + " | ".join(f"{value:.3f}" for value in row) + " |" for method, row in wide.iterrows()
-        ]
+    """Means over seeds as tables, one for every group and gene set."""
+    lines: list[str] = []
+    for (group, genes), part in scores.groupby(["group", "genes"], sort=False):
+        wide = part.pivot_table(index="method", columns="metric", values="value", sort=False)
+        names = [metric.replace("_", " ") for metric in wide.columns]
+        lines += [f"{group} held out under stimulation, {genes} genes, mean of {part['seed'].nunique()} seeds", ""]
+        lines += ["| " + " | ".join(["method", *names]) + " |", "|---" + "|---:" * len(names) + "|"]
+        lines += [f"| {method} | " + " | ".join(f"{x:.3f}" for x in row) + " |" for method, row in wide.iterrows()]
         lines.append("")
-    return "\n".join(lines).replace("mean_skill, ", "mean skill")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
