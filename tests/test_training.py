@@ -113,6 +113,23 @@ def test_kl_warm_up_is_tied_to_the_number_of_epochs(adata, max_epochs):
     assert steps_an_epoch == round(0.9 * 400 / 64)
 
 
+def test_warm_up_in_steps(adata):
+    """Twelve steps of six an epoch: the warm-up, and what waits for it, ends after two epochs."""
+    train = {"max_epochs": 4, "log_every_n_steps": 1, "plan_kwargs": {"n_steps_kl_warmup": 12}}
+    model = make_trained(adata, train=train)
+    weights = model.history["kl_weight"].iloc[:, 0].astype(float).to_numpy()
+    assert 0.0 < weights[0] < weights[1] < 1.0
+    assert weights[2] == weights[3] == 1.0
+    assert model.trainer.early_stopping_callback.warmup_epochs == 3  # 12 * 64 / 360, rounded up
+
+
+def test_configuration_objects_count(adata):
+    train = {"plan_config": {"n_epochs_kl_warmup": 2}, "trainer_config": {"gradient_clip_val": 1.0}}
+    model = make_trained(adata, train=train)
+    assert model.trainer.gradient_clip_val == 1.0
+    assert model.trainer.early_stopping_callback.warmup_epochs == 2
+
+
 def test_validation_uses_the_final_kl_weight(adata):
     """Under a warm-up from 0 the validation loss of the first epoch already has the whole KL."""
     model = make_trained(adata, train={"max_epochs": 3, "plan_kwargs": {"n_epochs_kl_warmup": 3}}, mmd_on=None)

@@ -97,9 +97,10 @@ class CellsMixin:
     def _private(self, adata: AnnData) -> AnnData:
         """An AnnData with its own obs and uns, so that registering it leaves the caller's untouched."""
         obs = adata.obs.loc[:, [c for c in adata.obs.columns if not c.startswith("_scvi_")]].copy()
-        private = AnnData(X=_plain(adata.X), obs=obs, var=adata.var.copy())
+        values = _plain(get_values(adata, self._layer))
+        private = AnnData(X=values if self._layer is None else None, obs=obs, var=adata.var.copy())
         if self._layer is not None:
-            private.layers[self._layer] = _plain(get_values(adata, self._layer))
+            private.layers[self._layer] = values
         if get_minify_type(adata) is not None:
             private.uns["_scvi_adata_minify_type"] = get_minify_type(adata)
             for key in (self._LATENT_QZM_KEY, self._LATENT_QZV_KEY):

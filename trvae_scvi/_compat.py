@@ -9,6 +9,7 @@ from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.data._utils import _get_adata_minify_type as get_minify_type
 from scvi.model._utils import use_distributed_sampler
 from scvi.module._constants import MODULE_KEYS
+from scvi.train._config import merge_kwargs
 
 if TYPE_CHECKING:
     from typing import Any
@@ -19,6 +20,7 @@ __all__ = [
     "ADATA_MINIFY_TYPE",
     "MODULE_KEYS",
     "get_minify_type",
+    "merge_kwargs",
     "registered_categories",
     "registered_covariate_counts",
     "registered_var_names",

@@ -14,7 +14,7 @@ from scvi.train import TrainingPlan
 from scvi.utils import unsupported_if_adata_minified
 
 from ._batches import TRVAEDataSplitter, current_seed, seeded
-from ._compat import use_distributed_sampler
+from ._compat import merge_kwargs, use_distributed_sampler
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -176,7 +176,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         batch_size: int = 512,
         early_stopping: bool = True,
         datasplitter_kwargs: dict[str, Any] | None = None,
+        plan_config: Any = None,
         plan_kwargs: dict[str, Any] | None = None,
+        trainer_config: Any = None,
         **trainer_kwargs: Any,
     ) -> None:
         """Train the model.
@@ -206,6 +208,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             count only once the KL warm-up is over. `early_stopping_patience` sets another patience.
         datasplitter_kwargs
             Further arguments of :class:`~scvi.dataloaders.DataSplitter`, e.g. `external_indexing`.
+        plan_config, trainer_config
+            As upstream: settings that `plan_kwargs` and the trainer's arguments override.
         plan_kwargs
             Arguments of the training plan: `lr`, `weight_decay`, `eps`, `lr_schedule`,
             `n_epochs_kl_warmup`, `max_kl_weight` and those of :class:`~scvi.train.TrainingPlan`.
@@ -224,10 +228,15 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             raise NotImplementedError(msg)
         if max_epochs is None:
             max_epochs = _default_epochs(self.adata.n_obs)
-        plan_kwargs = {"n_epochs_kl_warmup": round(max_epochs * _KL_WARMUP_FRACTION)} | (plan_kwargs or {})
-        trainer_kwargs = {"gradient_clip_val": 100.0} | trainer_kwargs
+        plan_kwargs = merge_kwargs(plan_config, plan_kwargs, name="plan")
+        in_steps = plan_kwargs.get("n_steps_kl_warmup") is not None
+        plan_kwargs.setdefault("n_epochs_kl_warmup", None if in_steps else round(max_epochs * _KL_WARMUP_FRACTION))
+        trainer_kwargs = {"gradient_clip_val": 100.0} | merge_kwargs(trainer_config, trainer_kwargs, name="trainer")
         if early_stopping:
-            trainer_kwargs = self._early_stopping_arguments(max_epochs, train_size, plan_kwargs, trainer_kwargs)
+            n_train = self.adata.n_obs * (train_size or 0.9)
+            steps = (plan_kwargs.get("n_steps_kl_warmup") or 0) * batch_size / n_train
+            warmup = plan_kwargs.get("n_epochs_kl_warmup") or math.ceil(steps)
+            trainer_kwargs = self._early_stopping_arguments(max_epochs, train_size, warmup, trainer_kwargs)
         with seeded():
             super().train(
                 max_epochs=max_epochs,
@@ -246,12 +255,11 @@ class TrainingMixin(UnsupervisedTrainingMixin):
 
     @staticmethod
     def _early_stopping_arguments(
-        max_epochs: int, train_size: float | None, plan_kwargs: dict[str, Any], trainer_kwargs: dict[str, Any]
+        max_epochs: int, train_size: float | None, warmup: int, trainer_kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         if train_size is not None and train_size >= 1.0:
             msg = f"early_stopping needs validation cells, but train_size={train_size}. Pass early_stopping=False."
             raise ValueError(msg)
-        warmup = plan_kwargs["n_epochs_kl_warmup"] or 0
         monitor = trainer_kwargs.get("early_stopping_monitor", "validation_loss")
         best = RestoreBestWeights(warmup_epochs=warmup, monitor=monitor)
         return {
