@@ -114,6 +114,7 @@ def test_evaluate(file, tmp_path, likelihood):
             "No cell has drug 'nope'",
         ),
         (["evaluate", "--holdout", "type_1", "--target", "stimulated"], "Column 'cell_type' not found"),
+        (["evaluate", "--holdout", "type_1", "--target", "control", "--cell-type-key", "kind"], "are both 'control'"),
         (["train", "--out", "m"], "condition_key='condition'"),
         (["train", "--out", "m", "--condition-key", "drug", "--holdout", "type_1"], "go together"),
         (["train", "--out", ".", "--condition-key", "drug"], "there already"),
@@ -131,6 +132,24 @@ def test_errors_are_messages(file, arguments, message, tmp_path, monkeypatch):
 def test_unknown_choices_are_refused(file):
     text = run("train", file, "--out", "m", "--gene-likelihood", "normal", code=2)
     assert "'normal' is not one of" in text
+
+
+def test_conditions_may_be_numbers(file, tmp_path):
+    data = anndata.read_h5ad(file)
+    data.obs["drug"] = (data.obs["drug"] == "stimulated").astype(int)
+    data.write_h5ad(file)
+    keys = ["--condition-key", "drug", "--cell-type-key", "kind", "--max-epochs", 2]
+    run("evaluate", file, "--holdout", "type_1", "--target", "1", "--control", "0", "--out", tmp_path / "r", *keys)
+    run("train", file, "--out", tmp_path / "m", *keys)
+    out = tmp_path / "new" / "p.h5ad"
+    run("predict", file, "--model", tmp_path / "m", "--target", "1", "--source", "0", "--out", out)
+    assert set(anndata.read_h5ad(out).obs["drug"]) == {1}
+
+
+def test_what_is_no_h5ad(tmp_path):
+    path = tmp_path / "data.h5ad"
+    path.write_text("no")
+    assert "is no .h5ad file" in run("train", path, "--out", tmp_path / "m", code=1)
 
 
 def test_missing_file():

@@ -151,6 +151,8 @@ def unchanged(adata, action, error, match):
         ({"categorical_covariate_keys": "donor"}, TypeError, r"Write \['donor'\]"),
         ({"layer": "nope"}, KeyError, "Layer 'nope'.*there are \\['counts'\\]"),
         ({"no_such_option": 1}, TypeError, "no_such_option"),
+        ({"batch_key": "condition"}, TypeError, "batch_key.*`condition_key`"),
+        ({"condition_key": ["condition"]}, TypeError, "to name a column"),
     ],
 )
 def test_set_up_refuses_wrong_arguments(adata, arguments, error, match):
@@ -171,6 +173,7 @@ def edit_obs(column, rows, value):
     [
         (edit_obs("condition", slice(0, 2), np.nan), "missing for 2 of 400"),
         (edit_obs("condition", slice(0, 2), "  "), "empty text for 2 of 400"),
+        (edit_obs("condition", slice(0, 5), 1), r"mixes \['int', 'str'\]"),
         (edit_obs("condition", slice(None), "control"), "one condition only \\('control'\\)"),
         (edit_obs("condition", slice(0, 2), "rare"), r"at least 3 cells.*'rare': 2"),
         (edit_obs("cell_type", slice(0, 2), None), r"obs\['cell_type'\]` is missing for 2"),
@@ -196,6 +199,19 @@ def test_set_up_refuses_wrong_data(adata, edit, match):
 def test_unused_categories_are_named(adata):
     adata.obs["condition"] = adata.obs["condition"].cat.add_categories("ghost")
     unchanged(adata, tv.TRVAE.setup_anndata, ValueError, "'ghost': 0.*remove_unused_categories")
+
+
+def test_what_is_no_anndata(adata):
+    with pytest.raises(TypeError, match="to be an AnnData, found DataFrame"):
+        tv.TRVAE.setup_anndata(adata.obs)
+    for empty in (adata[:0].copy(), adata[:, :0].copy()):
+        with pytest.raises(ValueError, match="at least one cell and one gene"):
+            tv.TRVAE.setup_anndata(empty)
+
+
+def test_numpy_integers_are_integers(adata):
+    tv.TRVAE.setup_anndata(adata)
+    assert tv.TRVAE(adata, n_hidden=np.int64(16)).module.decoder.first.linear.weight.shape[0] == 16
 
 
 def test_a_view_must_be_copied(adata):
@@ -263,14 +279,17 @@ def test_mse_warns_of_counts_and_takes_other_values(adata):
         ({"reconstruction_weight": np.inf}, "`reconstruction_weight`"),
         ({"dropout_rate": 1.0}, "`dropout_rate`"),
         ({"n_latent": 0}, "`n_latent`"),
-        ({"n_layers": 0}, "n_layers=0"),
+        ({"n_layers": 0}, "`n_layers`"),
         ({"n_hidden": [8, 8, 8]}, "n_layers=2"),
         ({"n_hidden": 0}, "`n_hidden`"),
+        ({"n_hidden": "64"}, "`n_hidden` to be an integer"),
+        ({"n_latent": 2.5}, "`n_latent` to be an integer"),
+        ({"mmd_weight": None}, "`mmd_weight` to be a number"),
     ],
 )
 def test_unknown_option_values(adata, option, match):
     tv.TRVAE.setup_anndata(adata)
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises((ValueError, TypeError), match=match):
         tv.TRVAE(adata, **option)
 
 

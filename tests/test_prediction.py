@@ -130,12 +130,20 @@ def test_default_is_the_models_own_data(trained, small):
     assert (default.X != trained.predict_perturbation(small.adata, target="stimulated").X).nnz == 0
 
 
-@pytest.mark.parametrize("kind", ["positions", "mask", "reversed"])
+@pytest.mark.parametrize("kind", ["positions", "mask", "reversed", "slice", "series", "last"])
 def test_indices(trained, small, kind):
-    rows = {"positions": [5, 9, 17], "mask": np.isin(np.arange(400), [5, 9, 17]), "reversed": [17, 9, 5]}[kind]
+    mask = np.isin(np.arange(400), [5, 9, 17])
+    rows = {
+        "positions": [5, 9, 17],
+        "mask": mask,
+        "reversed": [17, 9, 5],
+        "slice": slice(3, 6),
+        "series": pd.Series(mask, index=small.adata.obs_names),
+        "last": [-1],
+    }[kind]
     found = trained.predict_perturbation(small.adata, target="stimulated", indices=rows, method="mean")
     expected = trained.predict_perturbation(small.adata, target="stimulated", method="mean")
-    positions = np.arange(400)[np.asarray(rows)]
+    positions = np.arange(400)[rows if kind == "slice" else np.asarray(rows)]
     np.testing.assert_allclose(found.X, expected.X[positions], rtol=1e-4, atol=1e-4)
     assert [name.rsplit("-", 1)[0] for name in found.obs_names] == list(small.adata.obs_names[positions])
 
@@ -209,6 +217,9 @@ def test_labels_are_not_needed_and_may_be_new(trained, control):
     assert (found.obs["cell_type"] == "never seen").all()
     del new.obs["cell_type"]
     assert (trained.predict_perturbation(new, target="stimulated").X != expected.X).nnz == 0
+    with pytest.raises(KeyError, match="Name another one with `groupby`"):
+        trained.get_perturbation_effect(new, target="stimulated")
+    assert len(trained.get_perturbation_effect(new, target="stimulated", groupby="condition")) == new.n_vars
 
 
 def test_nothing_of_the_caller_changes(trained, small):
@@ -251,13 +262,36 @@ def test_concatenates_with_the_real_control(trained, control, tmp_path):
         ({"target": []}, "`target`"),
         ({"target": "stimulated", "source": "nope"}, "`source` to be one of"),
         ({"target": "stimulated", "method": "median"}, "`method` to be one of"),
-        ({"target": "stimulated", "library_size": 0.0}, "`library_size` to be positive"),
+        ({"target": "stimulated", "library_size": 0.0}, "`library_size` above 0"),
         ({"target": "stimulated", "indices": []}, "No cell to predict from"),
+        ({"target": "stimulated", "indices": [400]}, "do not fit the 400 cells"),
+        ({"target": "stimulated", "indices": [True, False]}, "do not fit the 400 cells"),
+        ({"target": "stimulated", "indices": pd.Series([True] * 400)}, "differs from `adata.obs_names`"),
+        ({"target": "stimulated", "indices": ["control_1"]}, "positions or a boolean mask"),
+        ({"target": "stimulated", "indices": [0.5]}, "positions or a boolean mask"),
+        ({"target": "stimulated", "indices": [[1, 2]]}, "positions or a boolean mask"),
+        ({"target": "stimulated", "library_size": np.array([1.0, 2.0])}, "`library_size` to be a number"),
+        ({"target": "stimulated", "library_size": np.inf}, "`library_size`"),
+        ({"target": "stimulated", "batch_size": 0}, "`batch_size` of at least 1"),
     ],
 )
 def test_wrong_arguments(trained, small, arguments, match):
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises((ValueError, TypeError), match=match):
         trained.predict_perturbation(small.adata, **arguments)
+
+
+def test_what_is_no_anndata(trained, small):
+    with pytest.raises(TypeError, match="to be an AnnData, found DataFrame"):
+        trained.predict_perturbation(small.adata.obs, target="stimulated")
+    with pytest.raises(ValueError, match="0 cells"):
+        trained.predict_perturbation(small.adata[:0].copy(), target="stimulated")
+
+
+def test_a_prediction_can_be_predicted_from(trained, control):
+    there = trained.predict_perturbation(control, target="stimulated")
+    back = trained.predict_perturbation(there, target="control")
+    assert (back.obs["condition_source"] == "stimulated").all()
+    assert list(back.obs.columns) == list(there.obs.columns)
 
 
 def test_no_cell_of_the_source(trained, control):
@@ -336,6 +370,8 @@ def test_sample_is_not_for_mse(adata):
     model = make_trained(adata, gene_likelihood="mse")
     with pytest.raises(ValueError, match="needs a count likelihood"):
         model.predict_perturbation(adata, target="stimulated", method="sample")
+    with pytest.raises(ValueError, match="`library_size` has no meaning"):
+        model.predict_perturbation(adata, target="stimulated", library_size=1e4)
 
 
 def test_mse_adds_the_difference_of_the_means(adata):
@@ -383,6 +419,11 @@ def test_effect_groups_and_targets(adata):
     one = model.get_perturbation_effect(adata[:1], target="stimulated")
     assert one["change_lower"].isna().all()
     assert one["change"].notna().all()
+    adata.obs.loc[adata.obs_names[:3], "donor"] = None
+    with pytest.raises(ValueError, match="missing for 3"):
+        model.get_perturbation_effect(adata, target="stimulated", groupby="donor")
+    with pytest.raises(ValueError, match="`pseudocount`"):
+        model.get_perturbation_effect(target="stimulated", pseudocount=-1.0)
     with pytest.raises(KeyError, match="groupby='nope'"):
         model.get_perturbation_effect(target="stimulated", groupby="nope")
     with pytest.raises(ValueError, match="`level`"):

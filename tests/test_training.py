@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -251,6 +252,8 @@ def test_gradients_are_clipped_by_default(adata):
         ({"batch_size": 1}, "`batch_size` of at least 2"),
         ({"train_size": 1.0}, "early_stopping=False"),
         ({"max_epochs": 0}, "`max_epochs`"),
+        ({"max_epochs": 1.5}, "`max_epochs` to be an integer"),
+        ({"validation_size": 0.0}, "early_stopping=False"),
         ({"plan_kwargs": {"no_such_option": 1}}, "no_such_option"),
     ],
 )
@@ -265,6 +268,12 @@ def test_bad_arguments(adata, arguments, message):
 def test_all_cells_may_be_trained_on(adata):
     model = make_trained(adata, train={"train_size": 1.0, "early_stopping": False})
     assert len(model.train_indices) == adata.n_obs
+
+
+def test_a_trained_model_can_be_pickled(adata):
+    model = make_trained(adata)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.get_latent_representation(), model.get_latent_representation())
 
 
 def test_several_devices_are_refused(adata):

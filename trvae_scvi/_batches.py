@@ -124,11 +124,26 @@ def _quotas(sizes: list[int], total: int) -> list[int]:
 class TRVAEDataSplitter(DataSplitter):
     """Training and validation cells, split within every condition, in condition-balanced batches.
 
-    The validation batches are drawn once. Parameters are those of
-    :class:`~scvi.dataloaders.DataSplitter`.
+    The validation batches are drawn once.
+
+    Parameters
+    ----------
+    mmd_reference
+        Code of a condition that is part of every batch.
+    needs_validation
+        Whether to raise a ValueError if no cell is left for validation.
+
+    The others are those of :class:`~scvi.dataloaders.DataSplitter`.
     """
 
-    def __init__(self, adata_manager: AnnDataManager, *, mmd_reference: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        adata_manager: AnnDataManager,
+        *,
+        mmd_reference: int | None = None,
+        needs_validation: bool = False,
+        **kwargs: Any,
+    ) -> None:
         # drop_last: our batches are always full, upstream need not move stray cells about
         super().__init__(adata_manager, **{**kwargs, "drop_last": True})
         self.mmd_reference = mmd_reference
@@ -140,6 +155,12 @@ class TRVAEDataSplitter(DataSplitter):
                 np.asarray(i, dtype=np.int64) for i in self.external_indexing
             )
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
+        if needs_validation and self.n_val == 0:
+            msg = (
+                f"early_stopping needs validation cells, but of {len(self.conditions)} cells none is left for that. "
+                "Train on fewer (train_size), or pass early_stopping=False."
+            )
+            raise ValueError(msg)
 
     def setup(self, stage: str | None = None) -> None:
         """Nothing: the split is made with the object."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS, settings
 from scvi.dataloaders import AnnDataLoader
 
 from ._compat import ADATA_MINIFY_TYPE, get_minify_type, registered_categories, registered_var_names
 from ._validation import (
+    check_anndata,
     check_choice,
     check_condition,
     check_counts,
+    check_integer,
     check_known_conditions,
     check_values,
     check_var_names,
@@ -63,19 +66,18 @@ class CellsMixin:
             warn=False, message="The model is not trained: call `model.train()` before asking it for predictions."
         )
         adata = self._resolve(adata)
+        check_anndata(adata)
         if adata.is_view and adata.isbacked:
             adata = adata.to_memory()  # AnnData cannot take rows of such a view
         check_var_names(adata.var_names, registered_var_names(self.registry_))
         condition = check_condition(adata, self._condition_key, new_data=False)
         check_known_conditions(condition, self._conditions)
-        rows = np.arange(adata.n_obs)
-        if indices is not None:
-            rows = rows[np.asarray(indices, dtype=None if len(indices) else np.int64)]
+        rows = _positions(indices, adata.obs_names)
         if source is not None:
             check_choice("source", source, list(self._conditions))
             rows = rows[(condition == source).to_numpy()[rows]]
         if len(rows) == 0:
-            found = {} if indices is not None else condition.value_counts().to_dict()
+            found = {} if indices is not None else dict(condition.astype(str).value_counts())
             msg = f"No cell to predict from{'' if source is None else f' with source {source!r}'}; found {found}."
             raise ValueError(msg)
         cells = self._private(adata if len(rows) == adata.n_obs and (rows[:-1] < rows[1:]).all() else adata[rows])
@@ -116,7 +118,31 @@ class CellsMixin:
         return self._build_manager(registered, source_registry=self.registry_)
 
     def _minibatches(self, cells: AnnData, batch_size: int | None) -> AnnDataLoader:
-        return AnnDataLoader(self._manager(cells), batch_size=batch_size or settings.batch_size)
+        batch_size = settings.batch_size if batch_size is None else batch_size
+        check_integer("batch_size", batch_size, 1)
+        return AnnDataLoader(self._manager(cells), batch_size=batch_size)
+
+
+def _positions(indices: Sequence[int] | np.ndarray | None, obs_names: pd.Index) -> np.ndarray:
+    """Positions of the cells that `indices` asks for; raises for what is neither positions nor a mask."""
+    positions = np.arange(len(obs_names))
+    if indices is None:
+        return positions
+    if isinstance(indices, slice):
+        return positions[indices]
+    if isinstance(indices, pd.Series) and not indices.index.equals(obs_names):
+        msg = "The index of `indices` differs from `adata.obs_names`. Align it, or pass `indices.to_numpy()`."
+        raise ValueError(msg)
+    asked = np.asarray(indices)
+    if asked.ndim != 1 or (asked.size and asked.dtype.kind not in "iub"):
+        msg = f"Expected `indices` to be a list of positions or a boolean mask, found {indices!r}."
+        raise TypeError(msg)
+    if (asked.dtype.kind == "b" and len(asked) != len(positions)) or (
+        asked.dtype.kind in "iu" and asked.size and not -len(positions) <= asked.min() <= asked.max() < len(positions)
+    ):
+        msg = f"`indices` (length {len(asked)}) do not fit the {len(positions)} cells of `adata`."
+        raise ValueError(msg)
+    return positions[asked if asked.size else asked.astype(np.int64)]
 
 
 def _plain(x: Any) -> Any:

@@ -34,12 +34,15 @@ from ._nn import NORMALIZATIONS
 from ._prediction import PredictionMixin
 from ._training import TrainingMixin
 from ._validation import (
+    check_anndata,
     check_choice,
     check_condition,
     check_counts,
     check_covariates,
+    check_integer,
     check_known_conditions,
     check_not_view,
+    check_number,
     check_values,
     check_var_names,
     get_values,
@@ -108,6 +111,12 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
     reconstruction_weight
         Weight of the negative log-likelihood.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an option has an unknown value, label balancing lacks labels, or a count likelihood is given anything but
+        counts with at least one in every cell.
+
     Notes
     -----
     Initial weights and training follow ``scvi.settings.seed`` (0 where it is not set) and nothing else:
@@ -156,13 +165,11 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
         check_choice("mmd_on", mmd_on, MMD_LOCATIONS)
         check_choice("mmd_kernel", mmd_kernel, MMD_KERNELS)
         hidden_sizes = _hidden_sizes(n_hidden, n_layers)
-        _check_numbers(
-            n_latent=n_latent,
-            dropout_rate=dropout_rate,
-            mmd_weight=mmd_weight,
-            kl_weight=kl_weight,
-            reconstruction_weight=reconstruction_weight,
-        )
+        check_integer("n_latent", n_latent, 1)
+        check_number("dropout_rate", dropout_rate, below=1.0)
+        check_number("mmd_weight", mmd_weight)
+        check_number("kl_weight", kl_weight)
+        check_number("reconstruction_weight", reconstruction_weight)
         super().__init__(adata, registry)
         conditions = list(registered_categories(self.registry_, REGISTRY_KEYS.BATCH_KEY))
         if mmd_pairs != "all":
@@ -170,7 +177,7 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
         if mmd_balance_labels and self.registry_["setup_args"]["labels_key"] is None:
             msg = "mmd_balance_labels=True needs labels: name their column with `setup_anndata(adata, labels_key=...)`."
             raise ValueError(msg)
-        #: Whether the registered data have no negative value; predictions with "mse" keep to that.
+        #: Whether the registered data have no negative value; counterfactuals with "mse" are clipped accordingly.
         self.nonnegative_ = self._check_expression(gene_likelihood)
         #: Version of trvae-scvi the model was made with.
         self.trvae_scvi_version_ = version("trvae-scvi")
@@ -242,9 +249,12 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
         ------
         KeyError
             If a column or layer is not there; the message lists those that are.
+        TypeError
+            If an argument has the wrong type or an unknown name, or a continuous covariate is no number.
         ValueError
-            If `adata` is a view, variable names repeat, values are NaN or infinite, a column is incomplete,
-            there is one condition only, or a condition has fewer than three cells.
+            If `adata` is a view or empty, variable names repeat, values are NaN or infinite, a column is
+            incomplete, size factors are not positive, there is one condition only, or a condition has fewer than
+            three cells (unused categories have none).
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         manager = cls._build_manager(adata, setup_method_args=setup_method_args, **kwargs)
@@ -268,6 +278,10 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
         arguments = setup_method_args["setup_args"]
         columns = {key: arguments[key] for key in ("labels_key", "size_factor_key")}
         covariates = {key: arguments[key] for key in ("categorical_covariate_keys", "continuous_covariate_keys")}
+        check_anndata(adata)
+        if source_registry is None and kwargs:
+            msg = f"setup_anndata() got unknown arguments {list(kwargs)}; the condition's column is `condition_key`."
+            raise TypeError(msg)
         check_not_view(adata)
         check_var_names(adata.var_names, None if source_registry is None else registered_var_names(source_registry))
         condition = check_condition(adata, arguments["condition_key"], new_data=source_registry is None)
@@ -311,8 +325,11 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         # upstream compares the number of genes only
-        if adata is not None:
-            check_var_names(adata.var_names, registered_var_names(self.registry_))
+        if adata is None:
+            return super()._validate_anndata(self._resolve(None), copy_if_view=copy_if_view)
+        check_anndata(adata)
+        check_var_names(adata.var_names, registered_var_names(self.registry_))
+        check_known_conditions(check_condition(adata, self._condition_key, new_data=False), self._conditions)
         return super()._validate_anndata(adata, copy_if_view=copy_if_view)
 
     @classmethod
@@ -362,21 +379,11 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
 
 
 def _hidden_sizes(n_hidden: int | Sequence[int], n_layers: int) -> tuple[int, ...]:
-    sizes = (n_hidden,) * n_layers if isinstance(n_hidden, int) else tuple(int(n) for n in n_hidden)
-    if len(sizes) != n_layers or n_layers < 1 or min(sizes) < 1:
-        msg = f"Expected `n_hidden` to be one positive width or one for each of n_layers={n_layers}, found {n_hidden}."
+    check_integer("n_layers", n_layers, 1)
+    widths = [n_hidden] * n_layers if isinstance(n_hidden, int | np.integer | str) else list(n_hidden)
+    if len(widths) != n_layers:
+        msg = f"Expected `n_hidden` to be one width or one for each of n_layers={n_layers}, found {n_hidden!r}."
         raise ValueError(msg)
-    return sizes
-
-
-def _check_numbers(*, n_latent: int, dropout_rate: float, **weights: float) -> None:
-    if n_latent < 1:
-        msg = f"Expected `n_latent` of at least 1, found {n_latent}."
-        raise ValueError(msg)
-    if not 0.0 <= dropout_rate < 1.0:
-        msg = f"Expected `dropout_rate` in [0, 1), found {dropout_rate}."
-        raise ValueError(msg)
-    for name, weight in weights.items():
-        if not (np.isfinite(weight) and weight >= 0.0):
-            msg = f"Expected `{name}` to be a finite number of at least 0, found {weight}."
-            raise ValueError(msg)
+    for width in widths:
+        check_integer("n_hidden", width, 1)
+    return tuple(int(width) for width in widths)

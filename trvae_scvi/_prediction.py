@@ -16,7 +16,7 @@ from scvi.utils import track
 from ._cells import CellsMixin
 from ._compat import ADATA_MINIFY_TYPE, MODULE_KEYS, get_minify_type
 from ._counterfactual import counterfactual_nb, counterfactual_normal, counterfactual_poisson, counterfactual_zinb
-from ._validation import check_choice, get_values
+from ._validation import check_choice, check_column, check_number, get_values, plain_list
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ class PredictionMixin(CellsMixin):
             Cells to start from, with the genes the model was trained on; a view will do. Neither it nor
             its data are changed. ``None`` takes the AnnData the model was made with.
         target
-            Condition to predict, a list of conditions, or ``"all"``.
+            Condition to predict, a list of different conditions, or ``"all"``.
         source
             Use only the cells of this condition. ``None`` uses all, each with its own condition.
         indices
@@ -108,6 +108,10 @@ class PredictionMixin(CellsMixin):
         ------
         RuntimeError
             If the model is not trained.
+        KeyError
+            If the column of the condition or of a covariate, or the layer, is not there.
+        TypeError
+            If an argument has the wrong type.
         ValueError
             For an unknown target or source, no cell of the source, other genes than in training, cells
             without counts, or a method that the likelihood or minified data cannot serve.
@@ -118,9 +122,11 @@ class PredictionMixin(CellsMixin):
         >>> prediction = model.predict_perturbation(adata[nk], target="stimulated")
         """
         check_choice("method", method, METHODS)
-        if library_size is not None and not library_size > 0:
-            msg = f"Expected `library_size` to be positive, found {library_size}."
-            raise ValueError(msg)
+        if library_size is not None:
+            check_number("library_size", library_size, positive=True, below=1e12)
+            if self.module.gene_likelihood == "mse":
+                msg = "`library_size` has no meaning with gene_likelihood='mse'."
+                raise ValueError(msg)
         cells = self._cells_for_prediction(adata, indices, source)
         self._check_method(method, cells)
         targets = self._target_codes(target)
@@ -172,10 +178,17 @@ class PredictionMixin(CellsMixin):
             Difference of mean log1p(counts per 10,000); of means of the input scale with ``"mse"``.
         ``change_lower``, ``change_upper``, ``level``
             The interval and its nominal probability. NaN for groups of one cell.
+
+        Raises
+        ------
+        KeyError
+            If the column of groups is not there.
+        ValueError
+            If it is incomplete, `level` is not between 0 and 1, `pseudocount` is not positive, or for what
+            :meth:`predict_perturbation` refuses.
         """
-        if not 0.0 < level < 1.0:
-            msg = f"Expected `level` between 0 and 1, found {level}."
-            raise ValueError(msg)
+        check_number("level", level, positive=True, below=1.0)
+        check_number("pseudocount", pseudocount, positive=True)
         cells = self._cells_for_prediction(adata, indices, source)
         groups = self._groups(cells, groupby)
         prediction = self.predict_perturbation(cells, target=target, batch_size=batch_size, seed=seed)
@@ -212,7 +225,12 @@ class PredictionMixin(CellsMixin):
 
         Returns
         -------
-        Array of shape ``(n_obs, n_hidden)``.
+        Array of shape ``(n_obs, n)``, `n` the width of the decoder's first layer, the last of `n_hidden`.
+
+        Raises
+        ------
+        RuntimeError, KeyError, ValueError
+            As :meth:`predict_perturbation`.
         """
         cells = self._cells_for_prediction(adata, indices, None)
         activations = []
@@ -229,7 +247,8 @@ class PredictionMixin(CellsMixin):
             names = [target] if isinstance(target, str) or not hasattr(target, "__iter__") else list(target)
         unknown = [name for name in names if name not in known]
         if unknown or not names:
-            msg = f"Expected `target` among the conditions {known} (or 'all'), found {unknown or names}."
+            asked = plain_list(unknown or names)
+            msg = f"Expected `target` among the conditions {plain_list(known)} (or 'all'), found {asked}."
             raise ValueError(msg)
         return {name: known.index(name) for name in names}
 
@@ -239,8 +258,9 @@ class PredictionMixin(CellsMixin):
             raise ValueError(msg)
         if method == "counterfactual" and get_minify_type(cells) == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
             msg = (
-                "method='counterfactual' changes the cells' own counts, which minified data lack. Use method='mean', "
-                f"or minify with minified_data_type={ADATA_MINIFY_TYPE.LATENT_POSTERIOR_WITH_COUNTS!r}."
+                "method='counterfactual' changes the cells' own counts, which minified data lack. Use "
+                "predict_perturbation(method='mean'), or "
+                f"minify with minified_data_type={ADATA_MINIFY_TYPE.LATENT_POSTERIOR_WITH_COUNTS!r}."
             )
             raise ValueError(msg)
 
@@ -320,7 +340,8 @@ class PredictionMixin(CellsMixin):
         source = cells.obs[self._condition_key]
         parts = []
         for name in targets:
-            obs = cells.obs.drop(columns=self._condition_key)
+            own = [self._condition_key, f"{self._condition_key}_source"]
+            obs = cells.obs.drop(columns=own, errors="ignore")
             obs.insert(0, self._condition_key, name)
             obs.insert(1, f"{self._condition_key}_source", source.to_numpy())
             parts.append(obs.set_axis(cells.obs_names.astype(str) + f"-{name}"))
@@ -345,10 +366,10 @@ class PredictionMixin(CellsMixin):
         key = groupby if groupby is not None else self.registry_["setup_args"]["labels_key"]
         if key is None:
             return np.full(cells.n_obs, "all", dtype=object)
-        if key not in cells.obs:
-            msg = f"`groupby={key!r}` not found in `adata.obs`; its columns are {list(cells.obs.columns)}."
+        if groupby is None and key not in cells.obs:
+            msg = f"The registered `labels_key={key!r}` is no column of these cells. Name another one with `groupby`."
             raise KeyError(msg)
-        return cells.obs[key].to_numpy(dtype=object)
+        return check_column(cells, "groupby", key).to_numpy(dtype=object)
 
 
 def _sample(decoded: _Decoded, rng: np.random.Generator) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import math
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from scvi.utils import unsupported_if_adata_minified
 
 from ._batches import TRVAEDataSplitter, current_seed, seeded
 from ._compat import merge_kwargs, use_distributed_sampler
+from ._validation import check_integer
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -97,12 +100,17 @@ class TRVAETrainingPlan(TrainingPlan):
         config = super().configure_optimizers()
         if self.lr_schedule and not self.reduce_lr_on_plateau:
             n_steps = max(1, int(self.trainer.estimated_stepping_batches))
-            schedule = torch.optim.lr_scheduler.LambdaLR(config["optimizer"], lambda step: _cycle(step / n_steps))
+            # a partial and not a lambda: the trainer, which the model keeps, can then be pickled
+            schedule = torch.optim.lr_scheduler.LambdaLR(
+                config["optimizer"], functools.partial(_cycle, n_steps=n_steps)
+            )
             config["lr_scheduler"] = {"scheduler": schedule, "interval": "step"}
         return config
 
 
-def _cycle(progress: float) -> float:
+def _cycle(step: int, *, n_steps: int) -> float:
+    """Share of the peak learning rate at a step."""
+    progress = step / n_steps
     if progress < _WARMUP_STEPS_FRACTION:
         return 0.01 + 0.99 * progress / _WARMUP_STEPS_FRACTION
     rest = min(1.0, (progress - _WARMUP_STEPS_FRACTION) / (1.0 - _WARMUP_STEPS_FRACTION))
@@ -216,19 +224,27 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         **trainer_kwargs
             Arguments of :class:`~scvi.train.Trainer`, e.g. `callbacks`, or `ckpt_path` to resume from a
             Lightning checkpoint.
+
+        Raises
+        ------
+        TypeError
+            If an argument has the wrong type or `plan_kwargs` an unknown name.
+        ValueError
+            If `batch_size` or `max_epochs` is too small, early stopping has no validation cells, or the data
+            are minified.
+        NotImplementedError
+            If several devices are asked for.
         """
-        if batch_size < 2:
-            msg = f"Expected a `batch_size` of at least 2 (hundreds are better), found {batch_size}."
-            raise ValueError(msg)
-        if max_epochs is not None and max_epochs < 1:
-            msg = f"Expected `max_epochs` of at least 1, found {max_epochs}."
-            raise ValueError(msg)
+        check_integer("batch_size", batch_size, 2)  # the MMD needs company
+        if max_epochs is not None:
+            check_integer("max_epochs", max_epochs, 1)
         if use_distributed_sampler(trainer_kwargs.get("strategy")):
             msg = "Training on several devices is not supported yet; use one with devices=1."
             raise NotImplementedError(msg)
         if max_epochs is None:
             max_epochs = _default_epochs(self.adata.n_obs)
         plan_kwargs = merge_kwargs(plan_config, plan_kwargs, name="plan")
+        _check_plan(plan_kwargs)
         in_steps = plan_kwargs.get("n_steps_kl_warmup") is not None
         plan_kwargs.setdefault("n_epochs_kl_warmup", None if in_steps else round(max_epochs * _KL_WARMUP_FRACTION))
         trainer_kwargs = {"gradient_clip_val": 100.0} | merge_kwargs(trainer_config, trainer_kwargs, name="trainer")
@@ -236,7 +252,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             n_train = self.adata.n_obs * (train_size or 0.9)
             steps = (plan_kwargs.get("n_steps_kl_warmup") or 0) * batch_size / n_train
             warmup = plan_kwargs.get("n_epochs_kl_warmup") or math.ceil(steps)
-            trainer_kwargs = self._early_stopping_arguments(max_epochs, train_size, warmup, trainer_kwargs)
+            trainer_kwargs = self._early_stopping_arguments(max_epochs, warmup, trainer_kwargs)
         with seeded():
             super().train(
                 max_epochs=max_epochs,
@@ -248,18 +264,17 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 load_sparse_tensor=load_sparse_tensor,
                 batch_size=batch_size,
                 early_stopping=early_stopping,
-                datasplitter_kwargs={"mmd_reference": self.module.mmd_reference} | (datasplitter_kwargs or {}),
+                datasplitter_kwargs={
+                    "mmd_reference": self.module.mmd_reference,
+                    "needs_validation": early_stopping,
+                    **(datasplitter_kwargs or {}),
+                },
                 plan_kwargs=plan_kwargs,
                 **trainer_kwargs,
             )
 
     @staticmethod
-    def _early_stopping_arguments(
-        max_epochs: int, train_size: float | None, warmup: int, trainer_kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        if train_size is not None and train_size >= 1.0:
-            msg = f"early_stopping needs validation cells, but train_size={train_size}. Pass early_stopping=False."
-            raise ValueError(msg)
+    def _early_stopping_arguments(max_epochs: int, warmup: int, trainer_kwargs: dict[str, Any]) -> dict[str, Any]:
         monitor = trainer_kwargs.get("early_stopping_monitor", "validation_loss")
         best = RestoreBestWeights(warmup_epochs=warmup, monitor=monitor)
         return {
@@ -269,6 +284,20 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             **trainer_kwargs,
             "callbacks": [*trainer_kwargs.get("callbacks", ()), best],
         }
+
+
+def _check_plan(plan_kwargs: dict[str, Any]) -> None:
+    # upstream hands unknown names on to the loss, where they fail in the midst of training
+    known = {
+        name
+        for cls in (TrainingPlan, TRVAETrainingPlan)
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    } - {"module"}
+    unknown = sorted(set(plan_kwargs) - known)
+    if unknown:
+        msg = f"Expected `plan_kwargs` out of {sorted(known)}, found {unknown}."
+        raise TypeError(msg)
 
 
 def _default_epochs(n_cells: int) -> int:

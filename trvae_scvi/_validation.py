@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from scipy import sparse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from anndata import AnnData
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
     "ValueSummary",
+    "check_anndata",
     "check_choice",
+    "check_column",
     "check_condition",
     "check_counts",
     "check_covariates",
+    "check_integer",
     "check_known_conditions",
     "check_not_view",
+    "check_number",
     "check_values",
     "check_var_names",
     "get_values",
+    "plain_list",
     "summarize_values",
 ]
 
@@ -43,7 +48,43 @@ class ValueSummary(NamedTuple):
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise a ValueError unless `value` is one of `choices`."""
     if value not in choices:
-        msg = f"Expected `{name}` to be one of {list(choices)}, found {value!r}."
+        msg = f"Expected `{name}` to be one of {plain_list(choices)}, found {value!r}."
+        raise ValueError(msg)
+
+
+def plain_list(values: Iterable[object]) -> list[object]:
+    """Values for a message, as Python's own types."""
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
+
+
+def check_anndata(adata: object) -> None:
+    """Raise a TypeError unless `adata` is an AnnData, a ValueError if it has no cells or no genes."""
+    if not isinstance(adata, AnnData):
+        msg = f"Expected `adata` to be an AnnData, found {type(adata).__name__}."
+        raise TypeError(msg)
+    if 0 in adata.shape:
+        msg = f"Expected at least one cell and one gene, found {adata.n_obs} cells and {adata.n_vars} genes."
+        raise ValueError(msg)
+
+
+def check_integer(name: str, value: object, minimum: int) -> None:
+    """Raise a TypeError unless `value` is an integer, a ValueError if it is below `minimum`."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        msg = f"Expected `{name}` to be an integer, found {value!r}."
+        raise TypeError(msg)
+    if value < minimum:
+        msg = f"Expected `{name}` of at least {minimum}, found {value}."
+        raise ValueError(msg)
+
+
+def check_number(name: str, value: object, *, positive: bool = False, below: float = np.inf) -> None:
+    """Raise a TypeError unless `value` is a real number, a ValueError unless 0 <= (or <) value < below."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        msg = f"Expected `{name}` to be a number, found {value!r}."
+        raise TypeError(msg)
+    if not (0.0 <= float(value) < below) or (positive and value == 0):
+        low = "above 0" if positive else "of at least 0"
+        msg = f"Expected `{name}` {low} and below {below}, found {value}."
         raise ValueError(msg)
 
 
@@ -105,12 +146,17 @@ def check_counts(summary: ValueSummary, where: str, gene_likelihood: str) -> Non
     if summary.n_empty_rows:
         msg = (
             f"{summary.n_empty_rows} cells have no counts at all in {where}, so their library size is 0. "
-            "Remove them first: `sc.pp.filter_cells(adata, min_counts=1)`."
+            "Remove them first: `sc.pp.filter_cells(adata, min_counts=1)` does so for counts in `X`, "
+            "`adata[np.asarray(adata.layers[layer].sum(axis=1)).ravel() > 0].copy()` for counts in a layer."
         )
         raise ValueError(msg)
 
 
-def _column(adata: AnnData, argument: str, key: str) -> pd.Series:
+def check_column(adata: AnnData, argument: str, key: str) -> pd.Series:
+    """Give a column of `obs`, after checking that it is there and complete."""
+    if not isinstance(key, str):
+        msg = f"Expected `{argument}` to name a column of `adata.obs`, found {key!r}."
+        raise TypeError(msg)
     if key not in adata.obs:
         msg = f"`{argument}={key!r}` not found in `adata.obs`; its columns are {list(adata.obs.columns)}."
         raise KeyError(msg)
@@ -138,10 +184,14 @@ def check_condition(adata: AnnData, key: str, *, new_data: bool) -> pd.Series:
     -------
     The column.
     """
-    column = _column(adata, "condition_key", key)
+    column = check_column(adata, "condition_key", key)
     blank = column.astype(str).str.strip() == ""
     if blank.any():
         msg = f"`adata.obs[{key!r}]` is an empty text for {int(blank.sum())} of {len(column)} cells. Name it."
+        raise ValueError(msg)
+    kinds = {type(value).__name__ for value in column.unique()}
+    if len(kinds) > 1:
+        msg = f"`adata.obs[{key!r}]` mixes {sorted(kinds)}. Give it one type: `adata.obs[{key!r}].astype(str)`."
         raise ValueError(msg)
     if not new_data:
         return column
@@ -166,11 +216,11 @@ def check_condition(adata: AnnData, key: str, *, new_data: bool) -> pd.Series:
 
 def check_known_conditions(column: pd.Series, known: np.ndarray) -> None:
     """Raise a ValueError naming the conditions the model was not trained on."""
-    unknown = sorted(set(column.unique()) - set(known), key=str)
+    unknown = plain_list(sorted(set(column.unique()) - set(known), key=str))
     if unknown:
         msg = (
             f"`adata.obs[{column.name!r}]` holds conditions the model does not know: {unknown}. "
-            f"It was trained on {list(known)}."
+            f"It was trained on {plain_list(known)}."
         )
         raise ValueError(msg)
 
@@ -185,7 +235,7 @@ def check_covariates(
 ) -> None:
     """Check every registered column but the condition's: there, complete and, where numeric, finite."""
     if labels_key is not None:
-        _column(adata, "labels_key", labels_key)
+        check_column(adata, "labels_key", labels_key)
     for argument, keys in (
         ("categorical_covariate_keys", categorical_covariate_keys),
         ("continuous_covariate_keys", continuous_covariate_keys),
@@ -194,11 +244,11 @@ def check_covariates(
             msg = f"Expected `{argument}` to be a list of columns, found the text {keys!r}. Write [{keys!r}]."
             raise TypeError(msg)
     for key in categorical_covariate_keys or ():
-        _column(adata, "categorical_covariate_keys", key)
+        check_column(adata, "categorical_covariate_keys", key)
     for key in continuous_covariate_keys or ():
-        _numbers(_column(adata, "continuous_covariate_keys", key))
+        _numbers(check_column(adata, "continuous_covariate_keys", key))
     if size_factor_key is not None:
-        numbers = _numbers(_column(adata, "size_factor_key", size_factor_key))
+        numbers = _numbers(check_column(adata, "size_factor_key", size_factor_key))
         if (numbers <= 0).any():
             msg = f"Expected positive size factors, found {numbers.min()} in `adata.obs[{size_factor_key!r}]`."
             raise ValueError(msg)

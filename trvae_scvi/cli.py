@@ -8,7 +8,7 @@ import os
 import warnings
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import pandas as pd
     from anndata import AnnData
@@ -78,6 +78,10 @@ class HoldOut(NamedTuple):
         """True for the cells left out."""
         of_group = adata.obs[self.cell_type_key].astype(str) == self.group
         return of_group & (adata.obs[self.condition_key].astype(str) == self.target)
+
+    def target_value(self, adata: AnnData) -> Any:
+        """The target as the data have it: a number, perhaps, where the command line has text."""
+        return _value(adata.obs[self.condition_key].unique(), self.target)
 
 
 @app.command()
@@ -162,7 +166,15 @@ def predict(
     with _clear_errors(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Save path contains no saved anndata")
         trained = TRVAE.load(model)
-        prediction = trained.predict_perturbation(adata, target=target, source=source, method=method.value, seed=seed)
+        known = trained.get_state_registry("batch").categorical_mapping
+        prediction = trained.predict_perturbation(
+            adata,
+            target=target if target == "all" else _value(known, target),
+            source=_value(known, source),
+            method=method.value,
+            seed=seed,
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
     prediction.write_h5ad(out)
     console.print(f"Wrote {prediction.n_obs} predicted cells ({prediction.uns['trvae']['scale']}) to {out}.")
 
@@ -184,6 +196,8 @@ def evaluate(
     """Hold a measured cell type out, predict it, and score the prediction against trivial ones."""
     adata = _read(data)
     hold_out = HoldOut(condition_key, cell_type_key, holdout, target)
+    if target == control:
+        _fail(f"--target and --control are both {target!r}; a prediction needs two conditions.")
     of_type = _select(adata, cell_type_key, holdout)
     for name in (control, target):
         _select(of_type, condition_key, name)
@@ -218,7 +232,16 @@ def _fail(message: str) -> None:
 def _read(path: Path) -> AnnData:
     import anndata
 
-    return anndata.read_h5ad(path)
+    try:
+        return anndata.read_h5ad(path)
+    except OSError as error:
+        _fail(f"{path} is no .h5ad file: {error}")
+        raise
+
+
+def _value(values: Iterable[Any], text: str | None) -> Any:
+    """The one of `values` that is written as `text`; the text itself if there is none."""
+    return next((value for value in values if str(value) == text), text)
 
 
 def _select(adata: AnnData, key: str, value: str) -> AnnData:
@@ -273,8 +296,9 @@ def _report(
     of_group = _select(adata, hold_out.cell_type_key, hold_out.group)
     control = _select(of_group, hold_out.condition_key, control_name)
     real = _select(of_group, hold_out.condition_key, hold_out.target)
-    prediction = model.predict_perturbation(control, target=hold_out.target, seed=seed)
-    effect = model.get_perturbation_effect(control, target=hold_out.target, seed=seed)
+    target = hold_out.target_value(adata)
+    prediction = model.predict_perturbation(control, target=target, seed=seed)
+    effect = model.get_perturbation_effect(control, target=target, seed=seed)
     counts = prediction.uns["trvae"]["scale"] == "counts"
     predictions = {"trVAE": prediction} | ({} if truth is None else {"true counterfactual": truth})
     scores = compare_predictions(
@@ -284,7 +308,7 @@ def _report(
         group=real.obs[hold_out.cell_type_key].iloc[0],
         condition_key=hold_out.condition_key,
         control=control.obs[hold_out.condition_key].iloc[0],
-        target=real.obs[hold_out.condition_key].iloc[0],
+        target=target,
         layer=layer,
         counts=counts,
     )
