@@ -351,7 +351,7 @@ def _print_scores(scores: pd.DataFrame, title: str) -> None:
     for genes, of_genes in scores.groupby("genes", sort=False):
         table = Table(title=f"{title}: {genes} genes")
         wide = of_genes.pivot_table(index="method", columns="metric", values="value", sort=False)
-        table.add_column("method")
+        table.add_column("method", no_wrap=True)
         for metric in wide.columns:
             table.add_column(metric.replace("_", " "), justify="right")
         for method, row in wide.iterrows():
