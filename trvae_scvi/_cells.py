@@ -115,7 +115,8 @@ class CellsMixin:
         if labels_key is not None:
             # labels are never fed to the network: missing or new ones are no obstacle to a prediction
             registered.obs[labels_key] = registered_categories(self.registry_, REGISTRY_KEYS.LABELS_KEY)[0]
-        return self._build_manager(registered, source_registry=self.registry_)
+        setup_method_args = {key: self.registry_[key] for key in ("model_name", "setup_args")}
+        return self._build_manager(registered, setup_method_args, source_registry=self.registry_)
 
     def _minibatches(self, cells: AnnData, batch_size: int | None) -> AnnDataLoader:
         batch_size = settings.batch_size if batch_size is None else batch_size

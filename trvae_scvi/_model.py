@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
+    from scvi.data.fields import BaseAnnDataField
 
 __all__ = ["TRVAE"]
 
@@ -257,39 +258,51 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
             three cells (unused categories have none).
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        manager = cls._build_manager(adata, setup_method_args=setup_method_args, **kwargs)
-        cls.register_manager(manager)
+        cls.register_manager(cls._build_manager(adata, setup_method_args, **kwargs))
 
     @classmethod
     def _build_manager(
         cls,
         adata: AnnData,
+        setup_method_args: dict[str, Any],
         *,
-        setup_method_args: dict[str, Any] | None = None,
         source_registry: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> AnnDataManager:
         """Check `adata` and register its fields, as those of `source_registry` if that is given."""
-        if setup_method_args is None and source_registry is not None:
-            setup_method_args = {key: source_registry[key] for key in ("model_name", "setup_args")}
-        if setup_method_args is None:
-            msg = "Expected the arguments of a set-up or the registry of one."
-            raise ValueError(msg)
-        arguments = setup_method_args["setup_args"]
-        columns = {key: arguments[key] for key in ("labels_key", "size_factor_key")}
-        covariates = {key: arguments[key] for key in ("categorical_covariate_keys", "continuous_covariate_keys")}
-        check_anndata(adata)
         if source_registry is None and kwargs:
             msg = f"setup_anndata() got unknown arguments {list(kwargs)}; the condition's column is `condition_key`."
             raise TypeError(msg)
+        arguments = setup_method_args["setup_args"]
+        known = None
+        if source_registry is not None and not kwargs.get("extend_categories", False):
+            known = registered_categories(source_registry, REGISTRY_KEYS.BATCH_KEY)
+        cls._check_data(adata, source_registry, known, **arguments)
+        manager = AnnDataManager(fields=cls._fields(adata, arguments), setup_method_args=setup_method_args)
+        manager.register_fields(adata, source_registry=source_registry, **kwargs)
+        return manager
+
+    @staticmethod
+    def _check_data(
+        adata: AnnData,
+        source_registry: dict[str, Any] | None,
+        known_conditions: np.ndarray | None,
+        *,
+        condition_key: str,
+        layer: str | None,
+        **columns: Any,
+    ) -> None:
+        check_anndata(adata)
         check_not_view(adata)
         check_var_names(adata.var_names, None if source_registry is None else registered_var_names(source_registry))
-        condition = check_condition(adata, arguments["condition_key"], new_data=source_registry is None)
-        if source_registry is not None and not kwargs.get("extend_categories", False):
-            check_known_conditions(condition, registered_categories(source_registry, REGISTRY_KEYS.BATCH_KEY))
-        check_covariates(adata, **columns, **covariates)
-        where = "`adata.X`" if arguments["layer"] is None else f"`adata.layers[{arguments['layer']!r}]`"
-        check_values(get_values(adata, arguments["layer"]), where)
+        condition = check_condition(adata, condition_key, new_data=source_registry is None)
+        if known_conditions is not None:
+            check_known_conditions(condition, known_conditions)
+        check_covariates(adata, **columns)
+        check_values(get_values(adata, layer), _place(layer))
+
+    @classmethod
+    def _fields(cls, adata: AnnData, arguments: dict[str, Any]) -> list[BaseAnnDataField]:
         fields = [
             LayerField(REGISTRY_KEYS.X_KEY, arguments["layer"], is_count_data=False),
             CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, arguments["condition_key"]),
@@ -299,18 +312,14 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, arguments["continuous_covariate_keys"]),
         ]
         minify_type = get_minify_type(adata)
-        if minify_type is not None:
-            fields += cls._get_fields_for_adata_minification(minify_type)
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, source_registry=source_registry, **kwargs)
-        return manager
+        return fields if minify_type is None else fields + cls._get_fields_for_adata_minification(minify_type)
 
     def _check_expression(self, gene_likelihood: str) -> bool:
         """Check that values and likelihood fit; return whether no value is negative."""
         if self.adata is None or self.minified_data_type is not None:
             return gene_likelihood != "mse"
         layer = self.registry_["setup_args"]["layer"]
-        where = "`adata.X`" if layer is None else f"`adata.layers[{layer!r}]`"
+        where = _place(layer)
         summary = summarize_values(get_values(self.adata, layer))
         if gene_likelihood != "mse":
             check_counts(summary, where, gene_likelihood)
@@ -376,6 +385,10 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
         if self.module.gene_likelihood not in ("nb", "zinb"):
             msg = f"{method} needs gene_likelihood 'nb' or 'zinb', the model has {self.module.gene_likelihood!r}."
             raise NotImplementedError(msg)
+
+
+def _place(layer: str | None) -> str:
+    return "`adata.X`" if layer is None else f"`adata.layers[{layer!r}]`"
 
 
 def _hidden_sizes(n_hidden: int | Sequence[int], n_layers: int) -> tuple[int, ...]:
