@@ -17,8 +17,10 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 @pytest.fixture(autouse=True)
 def _plain_settings():
-    """Every test begins with scvi-tools' defaults and leaves them."""
+    """Every test begins with scvi-tools' defaults and the same random state, whatever ran before it."""
     scvi.settings.seed = None
+    torch.manual_seed(0)
+    np.random.seed(0)
     scvi.settings.dl_num_workers = 0
     yield
     scvi.settings.seed = None

@@ -315,7 +315,7 @@ def set_condition(value):
         (set_condition(np.nan), ValueError, "missing for 1"),
         (lambda a: a.obs.__delitem__("condition"), KeyError, "condition_key='condition'"),
         (lambda a: a.X.data.__setitem__(0, 0.5), ValueError, "fractional"),
-        (lambda a: a.X.data.__setitem__(0, np.nan), ValueError, "fractional|NaN"),
+        (lambda a: a.X.data.__setitem__(0, np.nan), ValueError, "NaN or infinite"),
         (lambda a: setattr(a, "X", a.X * 0), ValueError, "400 cells have no counts"),
     ],
 )
@@ -372,6 +372,14 @@ def test_sample_is_not_for_mse(adata):
         model.predict_perturbation(adata, target="stimulated", method="sample")
     with pytest.raises(ValueError, match="`library_size` has no meaning"):
         model.predict_perturbation(adata, target="stimulated", library_size=1e4)
+
+
+def test_nan_is_refused_with_mse(adata):
+    adata.X = np.log1p(adata.X.toarray())
+    model = make_trained(adata, gene_likelihood="mse")
+    adata.X[0, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        model.predict_perturbation(adata, target="stimulated")
 
 
 def test_mse_adds_the_difference_of_the_means(adata):
@@ -445,7 +453,7 @@ def test_mmd_representation(trained, small):
     assert y.shape == (400, 32)
     assert (y >= 0).all()
     np.testing.assert_array_equal(y, trained.get_mmd_representation(small.adata))
-    z = torch.tensor(trained.get_latent_representation(small.adata))
+    z = torch.tensor(trained.get_latent_representation(small.adata.copy()))
     codes = torch.tensor((small.adata.obs["condition"] == "stimulated").to_numpy().astype(int))
     with torch.inference_mode():
         expected = trained.module.decoder.first_layer(z, [codes], None).numpy()

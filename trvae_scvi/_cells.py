@@ -18,7 +18,6 @@ from ._validation import (
     check_counts,
     check_integer,
     check_known_conditions,
-    check_values,
     check_var_names,
     get_values,
     summarize_values,
@@ -82,9 +81,8 @@ class CellsMixin:
             raise ValueError(msg)
         cells = self._private(adata if len(rows) == adata.n_obs and (rows[:-1] < rows[1:]).all() else adata[rows])
         values = get_values(cells, self._layer)
-        if self.module.gene_likelihood == "mse":
-            check_values(values, "the data to predict from")
-        elif get_minify_type(cells) != ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+        # finite values are checked when the cells are registered; counts are the likelihood's business
+        if self.module.gene_likelihood != "mse" and get_minify_type(cells) != ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
             check_counts(summarize_values(values), "the data to predict from", self.module.gene_likelihood)
         return cells
 

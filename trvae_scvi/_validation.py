@@ -135,6 +135,7 @@ def summarize_values(x: Any) -> ValueSummary:
 
 def check_counts(summary: ValueSummary, where: str, gene_likelihood: str) -> None:
     """Raise a ValueError unless the values are counts with which every cell has a library size."""
+    _check_finite(summary, where)
     if summary.minimum < 0 or not summary.integer:
         kind = "negative" if summary.minimum < 0 else "fractional"
         msg = (
@@ -267,7 +268,11 @@ def _numbers(column: pd.Series) -> np.ndarray:
 
 def check_values(x: Any, where: str) -> None:
     """Raise a ValueError for NaN or infinite values."""
-    if not summarize_values(x).finite:
+    _check_finite(summarize_values(x), where)
+
+
+def _check_finite(summary: ValueSummary, where: str) -> None:
+    if not summary.finite:
         msg = f"{where} holds NaN or infinite values. Remove or replace them first."
         raise ValueError(msg)
 
