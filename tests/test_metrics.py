@@ -252,7 +252,7 @@ def test_score_arrays_holds_each_metric_on_both_gene_sets(cells):
     assert frame.columns.tolist() == ["genes", "metric", "value"]
     assert frame["genes"].tolist() == ["all"] * 5 + ["top4"] * 5
     assert frame["metric"].tolist() == ORDER * 2
-    assert list(m.HIGHER_IS_BETTER) == ORDER
+    assert list(m.SKILL_METRICS) == ORDER
     top = m.responsive_genes(control, real, n_genes=4)
     for name, genes in (("all", slice(None)), ("top4", top)):
         p, r, c = pred[:, genes], real[:, genes], control[:, genes]

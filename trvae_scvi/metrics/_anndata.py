@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._matrix import as_matrix, log_normalize_matrix
-from ._score import score_arrays
+from ._score import SKILL_METRICS, score_arrays
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from anndata import AnnData
 
@@ -30,8 +32,9 @@ def score_prediction(
     counts: bool = True,
     max_cells: int | None = 1000,
     seed: int | None = 0,
+    metrics: Sequence[str] = SKILL_METRICS,
 ) -> pd.DataFrame:
-    """Score predicted cells against real ones with every metric, on all genes and on the most responsive ones.
+    """Score predicted cells against real ones, on all genes and on the most responsive ones.
 
     The same as :func:`~trvae_scvi.metrics.score_arrays` on :func:`~trvae_scvi.metrics.comparison_matrix` of each.
     Counts are normalised over all genes of the object, before the most responsive genes are picked.
@@ -53,15 +56,18 @@ def score_prediction(
         for models that were trained on normalised data.
     max_cells, seed
         For the draw in :func:`~trvae_scvi.metrics.energy_distance`.
+    metrics
+        Names out of `METRICS`, as in :func:`~trvae_scvi.metrics.score_arrays`.
 
     Returns
     -------
-    Ten rows with the columns `genes` (`"all"` or, say, `"top100"`), `metric` and `value`.
+    One row per set of genes and metric, with the columns `genes` (`"all"` or, say, `"top100"`), `metric` and `value`.
 
     Raises
     ------
     ValueError
-        If the genes or their order differ, a layer is missing, or the values are not what the metrics take.
+        If the genes or their order differ, a layer is missing, the values are not what the metrics take, or a metric is
+        unknown.
 
     Warns
     -----
@@ -74,7 +80,7 @@ def score_prediction(
         comparison_matrix(real, layer=layer, counts=counts, name="real", expect_integers=True),
         comparison_matrix(control, layer=layer, counts=counts, name="control", expect_integers=True),
     ]
-    return score_arrays(*matrices, n_top_genes=n_top_genes, max_cells=max_cells, seed=seed)
+    return score_arrays(*matrices, n_top_genes=n_top_genes, max_cells=max_cells, seed=seed, metrics=metrics)
 
 
 def comparison_matrix(

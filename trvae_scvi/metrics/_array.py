@@ -1,4 +1,4 @@
-"""The metrics: pure functions on cells x genes arrays that are already in the space to be compared.
+"""Metrics of means and variances: functions on cells x genes arrays that are already in the space to be compared.
 
 Notation: an `n x d` array holds n cells in rows and d genes in columns. Predicted and real cells are not paired, so
 every metric compares two samples. All statistics are accumulated in float64, whatever the input's type.
@@ -9,21 +9,23 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import mean_squared_error, pairwise_distances_chunked
+from scipy.spatial import distance
+from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
-from ._matrix import as_matrices
+from ._matrix import as_matrices, gene_means, gene_variances
 
 __all__ = [
-    "energy_distance",
+    "cosine_change",
+    "mae_means",
     "mse_means",
     "pearson_change",
-    "responsive_genes",
+    "r2_means",
+    "r2_variances",
     "squared_pearson_means",
     "squared_pearson_variances",
+    "variance_ratio",
 ]
 
-# Keeps the t value of a gene without any variance finite (0 if its means agree).
-T_DENOMINATOR_OFFSET = 1e-9
 # Means of the same cells in another order differ by rounding; on any scale in use a change this small is none.
 NO_CHANGE = 1e-9
 
@@ -49,7 +51,7 @@ def squared_pearson_means(pred: Any, real: Any) -> float:
         If the arrays are no matrices of finite values with the same number of genes.
     """
     pred, real = as_matrices([pred, real], ["pred", "real"])
-    return _pearson(_means(pred), _means(real)) ** 2
+    return _pearson(gene_means(pred), gene_means(real)) ** 2
 
 
 def squared_pearson_variances(pred: Any, real: Any) -> float:
@@ -72,7 +74,86 @@ def squared_pearson_variances(pred: Any, real: Any) -> float:
         If the arrays are no matrices of finite values with the same number of genes.
     """
     pred, real = as_matrices([pred, real], ["pred", "real"])
-    return _pearson(_variances(pred), _variances(real)) ** 2
+    return _pearson(gene_variances(pred), gene_variances(real)) ** 2
+
+
+def r2_means(pred: Any, real: Any) -> float:
+    """Coefficient of determination of the predicted mean for the real one, over genes: the fit of the identity line.
+
+    1 - sum (real - predicted)^2 / sum (real - average real)^2, scikit-learn's `r2_score` with the real mean as truth.
+    :func:`squared_pearson_means` is the fit of the best line instead, whatever its slope and offset; a prediction on a
+    wrong scale loses here and not there.
+
+    Parameters
+    ----------
+    pred, real
+        Predicted (`n x d`) and real (`m x d`) cells on the same scale.
+
+    Returns
+    -------
+    A number up to 1, negative if the average real mean, predicted for every gene, would be better; NaN if the real mean
+    is the same for all genes.
+
+    Raises
+    ------
+    ValueError
+        If the arrays are no matrices of finite values with the same number of genes.
+    """
+    pred, real = as_matrices([pred, real], ["pred", "real"])
+    return _determination(gene_means(pred), gene_means(real))
+
+
+def r2_variances(pred: Any, real: Any) -> float:
+    """Coefficient of determination of the predicted variance (`ddof=0`) for the real one, over genes.
+
+    As :func:`r2_means`: predictions that are too narrow by a common factor lose here, and not in
+    :func:`squared_pearson_variances`.
+
+    Parameters
+    ----------
+    pred, real
+        Predicted (`n x d`) and real (`m x d`) cells on the same scale.
+
+    Returns
+    -------
+    A number up to 1; NaN if the real variance is the same for all genes, as for a single cell.
+
+    Raises
+    ------
+    ValueError
+        If the arrays are no matrices of finite values with the same number of genes.
+    """
+    pred, real = as_matrices([pred, real], ["pred", "real"])
+    return _determination(gene_variances(pred), gene_variances(real))
+
+
+def variance_ratio(pred: Any, real: Any) -> float:
+    """Predicted over real variance, both summed over genes: 1 is right, below 1 the prediction is too narrow.
+
+    Variances with `ddof=1`, so that samples of one distribution do not differ by their numbers of cells.
+
+    Parameters
+    ----------
+    pred, real
+        Predicted (`n x d`) and real (`m x d`) cells on the same scale, at least 2 each.
+
+    Returns
+    -------
+    A number from 0; NaN if no gene of the real cells varies.
+
+    Raises
+    ------
+    ValueError
+        If a side has fewer than 2 cells, or the arrays are no matrices of finite values with the same number of genes.
+    """
+    pred, real = as_matrices([pred, real], ["pred", "real"])
+    if min(len(pred), len(real)) < 2:
+        msg = f"Expected at least 2 predicted and 2 real cells for variances, found {len(pred)} and {len(real)}."
+        raise ValueError(msg)
+    # Tested by the range, not by the variance: that of equal numbers need not be exactly 0.
+    if not np.ptp(real, axis=0).any():
+        return float("nan")
+    return float(gene_variances(pred, ddof=1).sum() / gene_variances(real, ddof=1).sum())
 
 
 def pearson_change(pred: Any, real: Any, control: Any) -> float:
@@ -94,10 +175,39 @@ def pearson_change(pred: Any, real: Any, control: Any) -> float:
         If the arrays are no matrices of finite values with the same number of genes.
     """
     pred, real, control = as_matrices([pred, real, control], ["pred", "real", "control"])
-    predicted_change = _means(pred) - _means(control)
+    predicted_change = gene_means(pred) - gene_means(control)
     if np.abs(predicted_change).max() <= NO_CHANGE:
         return 0.0
-    return _pearson(predicted_change, _means(real) - _means(control))
+    return _pearson(predicted_change, gene_means(real) - gene_means(control))
+
+
+def cosine_change(pred: Any, real: Any, control: Any) -> float:
+    """Cosine over genes of the predicted and the real change of the mean against control.
+
+    Unlike :func:`pearson_change` it sees a shift that all genes share. Neither sees the size of the change.
+
+    Parameters
+    ----------
+    pred, real, control
+        Predicted (`n x d`), real (`m x d`) and control (`k x d`) cells on the same scale.
+
+    Returns
+    -------
+    A number from -1 to 1. By convention 0 if no gene's predicted mean differs from control (by more than rounding,
+    1e-9), as in :func:`pearson_change`; otherwise NaN if no gene's real mean does.
+
+    Raises
+    ------
+    ValueError
+        If the arrays are no matrices of finite values with the same number of genes.
+    """
+    pred, real, control = as_matrices([pred, real, control], ["pred", "real", "control"])
+    predicted_change, change = gene_means(pred) - gene_means(control), gene_means(real) - gene_means(control)
+    if np.abs(predicted_change).max() <= NO_CHANGE:
+        return 0.0
+    if np.abs(change).max() <= NO_CHANGE:
+        return float("nan")
+    return float(1 - distance.cosine(predicted_change, change))
 
 
 def mse_means(pred: Any, real: Any) -> float:
@@ -118,96 +228,28 @@ def mse_means(pred: Any, real: Any) -> float:
         If the arrays are no matrices of finite values with the same number of genes.
     """
     pred, real = as_matrices([pred, real], ["pred", "real"])
-    return float(mean_squared_error(_means(real), _means(pred)))
+    return float(mean_squared_error(gene_means(real), gene_means(pred)))
 
 
-def energy_distance(x: Any, y: Any, *, max_cells: int | None = 1000, seed: int | None = 0) -> float:
-    """Energy distance of two samples with Euclidean distances.
-
-    ``2 E|x - y| - E|x - x'| - E|y - y'|``, Székely & Rizzo 2013 (doi:10.1016/j.jspi.2013.03.018). A cell is not
-    compared with itself, which makes the estimate unbiased: between samples of the same distribution it scatters around
-    0 and can be slightly negative. Programs that use squared distances or principal components report other numbers.
+def mae_means(pred: Any, real: Any) -> float:
+    """Mean over genes of the absolute difference of the predicted and the real mean.
 
     Parameters
     ----------
-    x, y
-        `n x d` and `m x d` cells on the same scale, at least 2 rows each.
-    max_cells
-        At most so many rows of each side are used, drawn without replacement. `None` uses all.
-    seed
-        Seeds one :func:`numpy.random.default_rng`; each side that is larger than `max_cells` takes the first rows of a
-        permutation drawn from it, `x` before `y`. `None` is unseeded.
+    pred, real
+        Predicted (`n x d`) and real (`m x d`) cells on the same scale.
 
     Returns
     -------
-    The distance in units of the input; 0 for equal distributions.
+    A number from 0, in units of the input.
 
     Raises
     ------
     ValueError
-        If a side has fewer than 2 rows, `max_cells` is below 2, or the arrays are no matrices of finite values with the
-        same number of genes.
+        If the arrays are no matrices of finite values with the same number of genes.
     """
-    x, y = as_matrices([x, y], ["x", "y"])
-    if max_cells is not None and max_cells < 2:
-        msg = f"Expected `max_cells` to be at least 2 or None, found {max_cells}."
-        raise ValueError(msg)
-    for name, cells in (("x", x), ("y", y)):
-        if len(cells) < 2:
-            msg = f"Expected at least 2 cells in `{name}` for distances within it, found {len(cells)}."
-            raise ValueError(msg)
-    rng = np.random.default_rng(seed)
-    x, y = (_draw(cells, max_cells, rng).astype(np.float64) for cells in (x, y))
-    # Distances do not see a common offset, but the dot products behind them would lose digits to it.
-    centre = (x.mean(axis=0) + y.mean(axis=0)) / 2
-    x -= centre
-    y -= centre
-    n, m = len(x), len(y)
-    within = _sum_of_distances(x) / (n * (n - 1)) + _sum_of_distances(y) / (m * (m - 1))
-    return 2 * _sum_of_distances(x, y) / (n * m) - within
-
-
-def responsive_genes(control: Any, real: Any, *, n_genes: int = 100) -> np.ndarray:
-    """Genes whose real response is most certain: largest absolute Welch t between control and target cells.
-
-    t = (mean real - mean control) / (sqrt(v_r / n_r + v_c / n_c) + 1e-9), variances with `ddof=1` (Welch 1947,
-    doi:10.1093/biomet/34.1-2.28); the constant keeps genes without variance finite.
-
-    Parameters
-    ----------
-    control, real
-        Real control (`k x d`) and real target (`m x d`) cells on the same scale, at least 2 each.
-    n_genes
-        How many genes to return.
-
-    Returns
-    -------
-    Column indices, `n_genes`, largest absolute t first; ties in the order of the columns.
-
-    Raises
-    ------
-    ValueError
-        If a side has fewer than 2 cells, `n_genes` is not from 1 to the number of genes, or the arrays are no matrices
-        of finite values with the same number of genes.
-    """
-    control, real = as_matrices([control, real], ["control", "real"])
-    if min(len(control), len(real)) < 2:
-        msg = f"Expected at least 2 control and 2 real cells for variances, found {len(control)} and {len(real)}."
-        raise ValueError(msg)
-    if not 1 <= n_genes <= real.shape[1]:
-        msg = f"Expected a number of top genes from 1 to the number of genes ({real.shape[1]}), found {n_genes}."
-        raise ValueError(msg)
-    squared_error = _variances(real, ddof=1) / len(real) + _variances(control, ddof=1) / len(control)
-    t = (_means(real) - _means(control)) / (np.sqrt(squared_error) + T_DENOMINATOR_OFFSET)
-    return np.argsort(-np.abs(t), kind="stable")[:n_genes]
-
-
-def _means(cells: np.ndarray) -> np.ndarray:
-    return cells.mean(axis=0, dtype=np.float64)
-
-
-def _variances(cells: np.ndarray, ddof: int = 0) -> np.ndarray:
-    return cells.var(axis=0, dtype=np.float64, ddof=ddof)
+    pred, real = as_matrices([pred, real], ["pred", "real"])
+    return float(mean_absolute_error(gene_means(real), gene_means(pred)))
 
 
 def _pearson(a: np.ndarray, b: np.ndarray) -> float:
@@ -217,12 +259,5 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def _draw(cells: np.ndarray, max_cells: int | None, rng: np.random.Generator) -> np.ndarray:
-    if max_cells is None or len(cells) <= max_cells:
-        return cells
-    return cells[rng.permutation(len(cells))[:max_cells]]
-
-
-def _sum_of_distances(x: np.ndarray, y: np.ndarray | None = None) -> float:
-    # In chunks: the whole matrix of distances need not fit into memory. The diagonal is exactly 0 without `y`.
-    return float(sum(chunk.sum() for chunk in pairwise_distances_chunked(x, y, metric="euclidean")))
+def _determination(predicted: np.ndarray, real: np.ndarray) -> float:
+    return float("nan") if np.ptp(real) == 0 else float(r2_score(real, predicted))

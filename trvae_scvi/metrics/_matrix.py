@@ -1,4 +1,4 @@
-"""The cells x genes matrices that the metrics take: their validation and log-normalisation.
+"""The cells x genes matrices that the metrics take: their validation, log-normalisation and moments.
 
 Knows no metric and no AnnData.
 """
@@ -13,7 +13,7 @@ from scipy import sparse
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["as_matrices", "as_matrix", "log_normalize", "log_normalize_matrix"]
+__all__ = ["as_matrices", "as_matrix", "gene_means", "gene_variances", "log_normalize", "log_normalize_matrix"]
 
 
 def as_matrix(values: Any, name: str) -> np.ndarray:
@@ -122,3 +122,13 @@ def log_normalize_matrix(dense: np.ndarray, name: str, target_sum: float = 1e4) 
     totals = dense.sum(axis=1, dtype=np.float64)
     scaled = dense * (target_sum / np.where(totals == 0, 1.0, totals)).astype(np.float32)[:, None]
     return np.log1p(scaled, out=scaled).astype(np.float32, copy=False)
+
+
+def gene_means(cells: np.ndarray) -> np.ndarray:
+    """Mean of every gene over the cells (`n x d` to `d`), accumulated in float64."""
+    return cells.mean(axis=0, dtype=np.float64)
+
+
+def gene_variances(cells: np.ndarray, *, ddof: int = 0) -> np.ndarray:
+    """Variance of every gene over the cells (`n x d` to `d`), accumulated in float64."""
+    return cells.var(axis=0, dtype=np.float64, ddof=ddof)

@@ -1,4 +1,4 @@
-"""All metrics at once, as tidy tables: a prediction's score and the best score that noise allows.
+"""Several metrics at once, as tidy tables: a prediction's score and the best score that noise allows.
 
 Works on arrays that are already in the space to be compared; knows no AnnData.
 """
@@ -12,30 +12,71 @@ import numpy as np
 import pandas as pd
 
 from ._array import (
-    energy_distance,
+    cosine_change,
+    mae_means,
     mse_means,
     pearson_change,
-    responsive_genes,
+    r2_means,
+    r2_variances,
     squared_pearson_means,
     squared_pearson_variances,
+    variance_ratio,
 )
+from ._de import de_recall, direction_accuracy, responsive_genes
+from ._distance import energy_distance, mmd_rbf, wasserstein_genes
 from ._matrix import as_matrices
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["HIGHER_IS_BETTER", "noise_ceiling", "score_arrays"]
+__all__ = ["HIGHER_IS_BETTER", "METRICS", "SKILL_METRICS", "noise_ceiling", "score_arrays"]
 
-#: The metrics in the order of the tables, and whether a higher value is the better one.
-HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
-    {
-        "squared_pearson_means": True,
-        "pearson_change": True,
-        "mse_means": False,
-        "squared_pearson_variances": True,
-        "energy_distance": False,
-    }
+#: The metrics that are computed by default, in the order of the tables, and averaged by `mean_skill`.
+SKILL_METRICS: tuple[str, ...] = (
+    "squared_pearson_means",
+    "pearson_change",
+    "mse_means",
+    "squared_pearson_variances",
+    "energy_distance",
 )
+
+#: All metrics that can be computed on a set of genes.
+METRICS: tuple[str, ...] = (
+    *SKILL_METRICS,
+    "r2_means",
+    "r2_variances",
+    "cosine_change",
+    "mae_means",
+    "variance_ratio",
+    "mmd_rbf",
+    "wasserstein_genes",
+    "direction_accuracy",
+    "de_recall",
+)
+
+_LOWER_IS_BETTER = ("mse_means", "energy_distance", "mae_means", "mmd_rbf", "wasserstein_genes")
+
+#: Whether a higher value is the better one. `variance_ratio`, which is best at 1, has no direction and is not there.
+HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
+    {name: name not in _LOWER_IS_BETTER for name in METRICS if name != "variance_ratio"}
+)
+
+_AGAINST_CONTROL = {
+    function.__name__: function for function in (pearson_change, cosine_change, direction_accuracy, de_recall)
+}
+_OF_DRAWN_CELLS = {function.__name__: function for function in (energy_distance, mmd_rbf, wasserstein_genes)}
+_OF_MOMENTS = {
+    function.__name__: function
+    for function in (
+        squared_pearson_means,
+        mse_means,
+        squared_pearson_variances,
+        r2_means,
+        r2_variances,
+        mae_means,
+        variance_ratio,
+    )
+}
 
 
 def score_arrays(
@@ -46,8 +87,9 @@ def score_arrays(
     n_top_genes: int = 100,
     max_cells: int | None = 1000,
     seed: int | None = 0,
+    metrics: Sequence[str] = SKILL_METRICS,
 ) -> pd.DataFrame:
-    """Score predicted cells against real ones with every metric, on all genes and on the most responsive ones.
+    """Score predicted cells against real ones, on all genes and on the most responsive ones.
 
     Parameters
     ----------
@@ -57,16 +99,21 @@ def score_arrays(
     n_top_genes
         Number of genes in the second set: :func:`~trvae_scvi.metrics.responsive_genes` of the real cells.
     max_cells, seed
-        For the draw in :func:`~trvae_scvi.metrics.energy_distance`.
+        For the draw in :func:`~trvae_scvi.metrics.energy_distance`, the same in every metric that draws.
+    metrics
+        Names out of `METRICS`: functions of this module. Tests for differential expression are made on the genes of the
+        set.
 
     Returns
     -------
-    Ten rows with the columns `genes` (`"all"` or, say, `"top100"`), `metric` (a key of `HIGHER_IS_BETTER`) and `value`.
+    One row per set of genes and metric, with the columns `genes` (`"all"` or, say, `"top100"`), `metric` (in the order
+    asked for) and `value`.
 
     Raises
     ------
     ValueError
-        If an array has fewer than 2 cells, is not finite, numbers of genes differ or are smaller than `n_top_genes`.
+        If an array has fewer than 2 cells, is not finite, numbers of genes differ or are smaller than `n_top_genes`, or
+        a metric is unknown or there twice.
 
     Examples
     --------
@@ -77,12 +124,12 @@ def score_arrays(
     >>> score_arrays(real, real, control, n_top_genes=2)["genes"].unique().tolist()
     ['all', 'top2']
     """
+    _check_metrics(metrics)
     pred, real, control = as_matrices([pred, real, control], ["pred", "real", "control"])
-    gene_sets = _gene_sets(control, real, n_top_genes)
     rows = [
-        (name, metric, value)
-        for name, genes in gene_sets.items()
-        for metric, value in _values(pred[:, genes], real[:, genes], control[:, genes], max_cells, seed).items()
+        (name, metric, _value(metric, pred[:, genes], real[:, genes], control[:, genes], max_cells, seed))
+        for name, genes in _gene_sets(control, real, n_top_genes).items()
+        for metric in metrics
     ]
     return pd.DataFrame(rows, columns=["genes", "metric", "value"])
 
@@ -95,6 +142,7 @@ def noise_ceiling(
     n_splits: int = 10,
     max_cells: int | None = 1000,
     seed: int | None = 0,
+    metrics: Sequence[str] = SKILL_METRICS,
 ) -> pd.DataFrame:
     """Score a random half of the real target cells against the other half: what a perfect prediction would get.
 
@@ -113,17 +161,20 @@ def noise_ceiling(
         For the draw in :func:`~trvae_scvi.metrics.energy_distance`.
     seed
         Seeds the splits and the draws. `None` is unseeded.
+    metrics
+        As in :func:`~trvae_scvi.metrics.score_arrays`.
 
     Returns
     -------
-    Ten rows with the columns `genes`, `metric`, `value` (mean over the splits) and `std` (standard deviation over the
-    splits, `ddof=1`; NaN for a single split).
+    One row per set of genes and metric, with the columns `genes`, `metric`, `value` (mean over the splits) and `std`
+    (standard deviation over the splits, `ddof=1`; NaN for a single split). Splits without a value are left out of both.
 
     Raises
     ------
     ValueError
-        If there are too few cells, `n_splits` is below 1, or the arrays are not what `score_arrays` takes.
+        If there are too few cells, `n_splits` is below 1, or the arrays or metrics are not what `score_arrays` takes.
     """
+    _check_metrics(metrics)
     real, control = as_matrices([real, control], ["real", "control"])
     if len(real) < 4:
         msg = f"Expected at least 4 real cells, 2 in each half, found {len(real)}."
@@ -137,9 +188,11 @@ def noise_ceiling(
     for _ in range(n_splits):
         order = rng.permutation(len(real))
         half, other = real[order[: len(real) // 2]], real[order[len(real) // 2 :]]
-        for name, genes in gene_sets.items():
-            values = _values(half[:, genes], other[:, genes], control[:, genes], max_cells, seed)
-            rows += [(name, metric, value) for metric, value in values.items()]
+        rows += [
+            (name, metric, _value(metric, half[:, genes], other[:, genes], control[:, genes], max_cells, seed))
+            for name, genes in gene_sets.items()
+            for metric in metrics
+        ]
     splits = pd.DataFrame(rows, columns=["genes", "metric", "value"]).groupby(["genes", "metric"], sort=False)["value"]
     return splits.agg(value="mean", std="std").reset_index()
 
@@ -149,13 +202,22 @@ def _gene_sets(control: np.ndarray, real: np.ndarray, n_top_genes: int) -> dict[
     return {"all": slice(None), f"top{n_top_genes}": top}
 
 
-def _values(
-    pred: np.ndarray, real: np.ndarray, control: np.ndarray, max_cells: int | None, seed: int | None
-) -> dict[str, float]:
-    return {
-        "squared_pearson_means": squared_pearson_means(pred, real),
-        "pearson_change": pearson_change(pred, real, control),
-        "mse_means": mse_means(pred, real),
-        "squared_pearson_variances": squared_pearson_variances(pred, real),
-        "energy_distance": energy_distance(pred, real, max_cells=max_cells, seed=seed),
-    }
+def _check_metrics(metrics: Sequence[str]) -> None:
+    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        msg = f"Expected metrics out of {list(METRICS)}, found {unknown}."
+        raise ValueError(msg)
+    if isinstance(metrics, str) or len(set(names)) != len(names):
+        msg = f"Expected a sequence of metrics, each once, found {metrics!r}."
+        raise ValueError(msg)
+
+
+def _value(
+    metric: str, pred: np.ndarray, real: np.ndarray, control: np.ndarray, max_cells: int | None, seed: int | None
+) -> float:
+    if metric in _AGAINST_CONTROL:
+        return _AGAINST_CONTROL[metric](pred, real, control)
+    if metric in _OF_DRAWN_CELLS:
+        return _OF_DRAWN_CELLS[metric](pred, real, max_cells=max_cells, seed=seed)
+    return _OF_MOMENTS[metric](pred, real)

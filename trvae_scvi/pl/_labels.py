@@ -20,7 +20,7 @@ _CHARACTER, _LINE = 0.7, 1.25
 
 
 def label_points(ax: Axes, points: np.ndarray, names: Sequence[str]) -> None:
-    """Write a name next to each point, further away and with a thin line where another name is in the way.
+    """Write a name next to each point, further away and with a thin line where another text is in the way.
 
     Parameters
     ----------
@@ -32,11 +32,13 @@ def label_points(ax: Axes, points: np.ndarray, names: Sequence[str]) -> None:
         One name per point.
     """
     ax.autoscale_view()  # otherwise put off until the figure is drawn
-    centres = ax.transData.transform(points) * 72 / ax.figure.dpi
-    taken: list[np.ndarray] = []
+    scale = 72 / ax.figure.dpi
+    centres = ax.transData.transform(points) * scale
+    frame = ax.get_window_extent().get_points() * scale
+    taken = [text.get_window_extent().get_points() * scale for text in ax.texts]
     for point, centre, name in zip(points, centres, names, strict=True):
         size = np.array([_CHARACTER * len(name), _LINE]) * _FONT_SIZE
-        offset, box = next(_free_places(centre, size, taken))
+        offset, box = next(_free_places(centre, size, frame, taken))
         taken.append(box)
         arrow = {"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkA": 0, "shrinkB": 0}
         ax.annotate(
@@ -52,15 +54,16 @@ def label_points(ax: Axes, points: np.ndarray, names: Sequence[str]) -> None:
 
 
 def _free_places(
-    centre: np.ndarray, size: np.ndarray, taken: Sequence[np.ndarray]
+    centre: np.ndarray, size: np.ndarray, frame: np.ndarray, taken: Sequence[np.ndarray]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield offsets and boxes (lower left, upper right) in points, nearest first, that cover no box taken."""
+    """Yield offsets and boxes (lower left, upper right) in points, nearest first, in the frame and on no box taken."""
     sides = {"right": 3.0, "left": -3.0 - size[0]}
     for step, side, up in product(range(12), sides, (1, -1)):
         height = 2.0 + step * size[1]
         offset = np.array([sides[side], height if up == 1 else -height - size[1]])
         box = np.stack([centre + offset, centre + offset + size])
-        if not any((box[0] < other[1]).all() and (other[0] < box[1]).all() for other in taken):
+        inside = (frame[0] <= box[0]).all() and (box[1] <= frame[1]).all()
+        if inside and not any((box[0] < other[1]).all() and (other[0] < box[1]).all() for other in taken):
             yield offset, box
     # No room at all: better written on top of each other than left out.
     offset = np.array([3.0, 2.0])

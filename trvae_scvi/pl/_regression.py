@@ -191,12 +191,12 @@ def _draw(frame: pd.DataFrame, statistic: str, counts: bool, n_labels: int, ax: 
     ax.axline((0, 0), slope=1, color=OKABE_ITO[-1], linewidth=0.8, linestyle="--")
     furthest = frame.loc[:, "residual"].abs().to_numpy().argsort(kind="stable")[::-1][:n_labels]
     labelled = frame.iloc[furthest]
-    label_points(ax, labelled[["real", "predicted"]].to_numpy(), [str(gene) for gene in labelled.index])
     text = (
         f"squared Pearson correlation {fit['squared_pearson']:.3f}\n"
         f"coefficient of determination {fit['coefficient_of_determination']:.3f}"
     )
     ax.text(0.03, 0.97, text, transform=ax.transAxes, ha="left", va="top", fontsize="small")
+    label_points(ax, labelled[["real", "predicted"]].to_numpy(), [str(gene) for gene in labelled.index])
     scale = "log1p counts per 10,000" if counts else "values as given"
     ax.set(xlabel=f"real gene {statistic} ({scale})", ylabel=f"predicted gene {statistic} ({scale})")
     show_if_asked(show)

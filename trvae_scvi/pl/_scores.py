@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from trvae_scvi.metrics import HIGHER_IS_BETTER
 
+from ._panels import panel_axes
 from ._style import OKABE_ITO, show_if_asked
 
 if TYPE_CHECKING:
@@ -92,14 +92,7 @@ def scores(
     """
     table = score_table(frame, genes=genes, group=group)
     metrics = list(table["metric"].unique())
-    if ax is None:
-        _, new = plt.subplots(1, len(metrics), figsize=(3 * len(metrics), 3.2), squeeze=False, layout="constrained")
-        axes = new.ravel()
-    else:
-        axes = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
-    if len(axes) != len(metrics):
-        msg = f"Expected one axes per metric, found {len(axes)} for {metrics}. Pass {len(metrics)} or none."
-        raise ValueError(msg)
+    axes = panel_axes(ax, metrics, kind="metric", size=(3.0, 3.2), n_columns=len(metrics))
     methods = list(table["method"].unique())
     for panel, metric in zip(axes, metrics, strict=True):
         _draw_panel(panel, table[table["metric"] == metric], methods, group)

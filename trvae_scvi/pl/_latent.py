@@ -1,0 +1,194 @@
+"""The latent space in two dimensions: the table of coordinates and one scatter plot per column of `obs`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from anndata import AnnData
+from matplotlib.colors import to_rgba
+from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
+
+from ._panels import panel_axes, unique_names
+from ._style import OKABE_ITO, show_if_asked
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+
+__all__ = ["latent_umap", "latent_umap_frame"]
+
+_MIN_CELLS = 4  # for the eigenvectors that the layout begins with
+_MAX_CATEGORIES = 20
+# Colours go round first: up to eight categories differ in colour, those of the next rounds in colour and marker.
+_MARKERS = ("o", "^", "s")
+_MISSING = ("missing", "0.8", "o")
+
+
+def latent_umap_frame(
+    adata: AnnData,
+    *,
+    keys: str | Sequence[str] = ("condition", "cell_type"),
+    basis: str = "X_trvae",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """UMAP coordinates of a latent representation beside columns of `obs`.
+
+    The neighbours are those of :func:`scanpy.pp.neighbors` on the representation and the coordinates those of
+    :func:`scanpy.tl.umap`, both with scanpy's defaults.
+
+    Parameters
+    ----------
+    adata
+        `n` cells, at least 4, with the representation in `obsm`. May be a view or backed; not changed.
+    keys
+        Columns of `obs` with categories: strings, a categorical, booleans or integers, at most 20 different.
+    basis
+        Key of `obsm`, an `n x d` array.
+    seed
+        Seed of the neighbour search and of the layout.
+
+    Returns
+    -------
+    Indexed by cell in the order of `adata`, with the columns `UMAP1`, `UMAP2` and, as categoricals, `keys`.
+
+    Raises
+    ------
+    ValueError
+        If the representation or a column is missing, the representation is not finite or has fewer than 4 cells, or a
+        column is continuous, has more than 20 categories or is asked for twice.
+    """
+    names = unique_names(keys, "keys")
+    columns = {name: _categories(adata.obs, name) for name in names}
+    latent = _representation(adata, basis)
+    private = AnnData(obs=pd.DataFrame(index=adata.obs_names.copy()), obsm={basis: latent})
+    sc.pp.neighbors(private, use_rep=basis, random_state=seed)
+    sc.tl.umap(private, random_state=seed)
+    frame = pd.DataFrame(private.obsm["X_umap"], index=adata.obs_names.copy(), columns=["UMAP1", "UMAP2"])
+    for name, column in columns.items():
+        frame.insert(frame.shape[1], name, column.array)
+    return frame
+
+
+def _representation(adata: AnnData, basis: str) -> np.ndarray:
+    if basis not in adata.obsm:
+        msg = (
+            f"Expected {basis!r} in `adata.obsm`, found {list(adata.obsm)}. "
+            f"Store it with `adata.obsm[{basis!r}] = model.get_latent_representation()`."
+        )
+        raise ValueError(msg)
+    latent = np.array(adata.obsm[basis])
+    if latent.ndim != 2 or len(latent) < _MIN_CELLS:
+        msg = (
+            f"Expected an array of at least {_MIN_CELLS} cells x dimensions in `adata.obsm[{basis!r}]`, "
+            f"found shape {latent.shape}."
+        )
+        raise ValueError(msg)
+    if not np.isfinite(latent).all():
+        msg = f"Expected finite values in `adata.obsm[{basis!r}]`, found NaN or infinity. Remove such cells."
+        raise ValueError(msg)
+    return latent
+
+
+def _categories(obs: pd.DataFrame, key: str) -> pd.Series:
+    """Return a column as a categorical that has no unused categories."""
+    if key not in obs.columns:
+        msg = f"Expected `keys` out of the columns of `adata.obs`, {list(obs.columns)}, found {key!r}."
+        raise ValueError(msg)
+    column = obs[key]
+    if pd.api.types.is_float_dtype(column.dtype) or pd.api.types.is_complex_dtype(column.dtype):
+        msg = (
+            f"Expected categories in `adata.obs[{key!r}]`, found continuous values ({column.dtype}). "
+            "Bin them with `pandas.cut`, or make them strings if they are names."
+        )
+        raise ValueError(msg)
+    categories = column.astype("category").cat.remove_unused_categories()
+    if (found := len(categories.cat.categories)) > _MAX_CATEGORIES:
+        msg = (
+            f"Expected at most {_MAX_CATEGORIES} categories in `adata.obs[{key!r}]`, which is what can be told apart, "
+            f"found {found}. Group or select them first."
+        )
+        raise ValueError(msg)
+    return categories
+
+
+def latent_umap(
+    adata: AnnData,
+    *,
+    keys: str | Sequence[str] = ("condition", "cell_type"),
+    basis: str = "X_trvae",
+    ax: Axes | Sequence[Axes] | None = None,
+    show: bool | None = None,
+    seed: int = 0,
+) -> np.ndarray:
+    """UMAP of a latent representation, one panel per column of `obs`.
+
+    The cells are drawn in a random order, so that no category hides another; cells without one are grey.
+
+    Parameters
+    ----------
+    adata
+        `n` cells, at least 4, with the representation in `obsm`. May be a view or backed; not changed.
+    keys
+        Columns of `obs` with categories: strings, a categorical, booleans or integers, at most 20 different.
+    basis
+        Key of `obsm`, an `n x d` array.
+    ax
+        Where to draw: as many axes as there are keys. `None` makes a new figure.
+    show
+        Whether to call :func:`matplotlib.pyplot.show`. `None` does not.
+    seed
+        Seed of the neighbour search, of the layout and of the order of drawing.
+
+    Returns
+    -------
+    One-dimensional array of axes, one per key and in their order.
+
+    Raises
+    ------
+    ValueError
+        If the representation or a column is missing, the representation is not finite or has fewer than 4 cells, a
+        column is continuous, has more than 20 categories or is asked for twice, or the number of axes is not that of
+        the keys.
+    """
+    names = unique_names(keys, "keys")
+    frame = latent_umap_frame(adata, keys=names, basis=basis, seed=seed)
+    axes = panel_axes(ax, names, kind="key", size=(4.6, 3.4), n_columns=2)
+    order = np.random.default_rng(seed).permutation(len(frame))
+    for panel, name in zip(axes, names, strict=True):
+        _draw_panel(panel, frame.iloc[order], name)
+    show_if_asked(show)
+    return axes
+
+
+def _looks(categories: pd.Series) -> list[tuple[str, str, str]]:
+    """Label, colour and marker of every category, then of cells without one."""
+    labels = [str(category) for category in categories.cat.categories]
+    n_colours = len(OKABE_ITO)
+    looks = [(label, OKABE_ITO[i % n_colours], _MARKERS[i // n_colours]) for i, label in enumerate(labels)]
+    return [*looks, _MISSING]
+
+
+def _draw_panel(ax: Axes, rows: pd.DataFrame, key: str) -> None:
+    looks = _looks(rows[key])
+    codes = rows[key].cat.codes.to_numpy()  # -1, the last of the looks, where there is no category
+    styles = [MarkerStyle(marker) for _, _, marker in looks]
+    paths = [style.get_path().transformed(style.get_transform()) for style in styles]
+    size = float(np.clip(60_000 / len(rows), 3, 20))
+    colours = np.array([to_rgba(colour) for _, colour, _ in looks])[codes]
+    points = ax.scatter(rows["UMAP1"], rows["UMAP2"], s=size, c=colours, alpha=0.8, linewidths=0)
+    # A marker each, in one collection: one collection per marker would draw the markers on top of each other.
+    points.set_paths([paths[code] for code in codes])
+    shown = looks if (codes < 0).any() else looks[:-1]
+    handles = [
+        Line2D([], [], linestyle="none", marker=marker, markersize=5, color=colour, label=label)
+        for label, colour, marker in shown
+    ]
+    # As high as the panel with the most categories allowed.
+    dense = {"fontsize": "x-small", "labelspacing": 0.2} if len(shown) > 10 else {"fontsize": "small"}
+    ax.legend(handles=handles, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), **dense)
+    ax.set(title=key, xlabel="UMAP1", ylabel="UMAP2", xticks=[], yticks=[])
