@@ -14,7 +14,7 @@ from scipy import sparse
 from trvae_scvi.benchmark import baseline_predictions, mean_of_others, mean_shift, no_change
 from trvae_scvi.metrics import log_normalize, score_arrays
 
-NAMES = ["no change", "mean of others", "mean shift"]
+NAMES = ["no change", "mean of others", "mean shift", "PCA shift", "ridge", "fold change"]
 KEYS = {"group_key": "kind", "group": "b", "condition_key": "state", "control": "ctrl", "target": "drug"}
 
 

@@ -35,12 +35,20 @@ def test_other_names(adata):
     )
     model = tv.TRVAE(adata, n_hidden=16)
     model.train(**FAST)
-    assert [tuple(table.weight.shape) for table in model.module.decoder.first.tables] == [(2, 16), (3, 16), (2, 16)]
+    assert [tuple(table.weight.shape) for table in model.module.decoder.first.tables] == [(3, 16), (2, 16)]
+    assert model.module.decoder.output.response.shape == (2, 16, adata.n_vars)
     assert model.module.decoder.first.continuous.weight.shape == (16, 1)
     assert model.module.use_size_factor_key
     prediction = model.predict_perturbation(adata, target="stimulated", source="control")
     assert {"drug", "drug_source", "kind"} <= set(prediction.obs)
     assert "counts" in prediction.layers
+
+
+@pytest.mark.parametrize(("labels_key", "balanced"), [(None, False), ("cell_type", True)])
+def test_mmd_is_balanced_over_labels_where_there_are_any(adata, labels_key, balanced):
+    tv.TRVAE.setup_anndata(adata, labels_key=labels_key)
+    assert tv.TRVAE(adata, mmd_balance_labels=None).module.mmd_balance_labels is balanced
+    assert tv.TRVAE(adata, mmd_balance_labels=False).module.mmd_balance_labels is False
 
 
 def test_condition_is_registered_as_batch(adata):
@@ -272,6 +280,8 @@ def test_mse_warns_of_counts_and_takes_other_values(adata):
         ({"normalization": "group"}, "`normalization`"),
         ({"mmd_on": "x"}, "`mmd_on`"),
         ({"mmd_kernel": "linear"}, "`mmd_kernel`"),
+        ({"condition_layer": "last"}, "`condition_layer`"),
+        ({"response_scale": 0.0}, "`response_scale`"),
         ({"mmd_pairs": "nope"}, r"`mmd_pairs`.*'control', 'stimulated'"),
         ({"mmd_balance_labels": True}, "labels_key"),
         ({"mmd_weight": -1.0}, "`mmd_weight`"),
@@ -310,7 +320,7 @@ def test_options_reach_the_module(adata):
     assert (module.mmd_on, module.mmd_kernel, module.mmd_weight) == ("z", "median", 3.0)
     assert (module.mmd_reference, module.mmd_balance_labels, module.encode_condition) == (1, True, False)
     assert module.nonnegative_output
-    assert module.encoder.first.linear.weight.shape[0] == module.decoder.output.weight.shape[1] == 20
+    assert module.encoder.first.linear.weight.shape[0] == module.decoder.output.shared.weight.shape[1] == 20
     model.train(**FAST)
     assert float(model.history["mmd_train"].iloc[-1, 0]) > 0.0
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from trvae_scvi import TRVAEModule
 from trvae_scvi._mmd import mmd
-from trvae_scvi._nn import CovariateLinear
+from trvae_scvi._nn import ConditionLinear, CovariateLinear
 
 N, GENES = 40, 15
 
@@ -43,6 +43,51 @@ def test_table_rows_are_a_one_hot_in_a_wider_product():
     wide.bias.data = layer.linear.bias.detach()
     inputs = [x, nn.functional.one_hot(code, 3), nn.functional.one_hot(other, 2), value]
     torch.testing.assert_close(layer(x, [code, other], value), wide(torch.cat(inputs, dim=1)))
+
+
+@pytest.mark.parametrize("n_samples", [None, 3])
+def test_every_condition_has_a_linear_output_layer_of_its_own(n_samples):
+    layer = ConditionLinear(5, 7, n_conditions=4)
+    layer.offset.data.normal_()
+    layer.response.data.normal_()
+    hidden = torch.randn(9, 5) if n_samples is None else torch.randn(n_samples, 9, 5)
+    condition = torch.tensor([2, 0, 2, 2, 1, 0, 1, 2, 0])  # not all, in no order
+    result = layer(hidden, condition)
+    for row, code in enumerate(condition.tolist()):
+        weight = layer.shared.weight + layer.response[code].T
+        expected = hidden[..., row, :] @ weight.T + layer.shared.bias + layer.offset[code]
+        torch.testing.assert_close(result[..., row, :], expected)
+    result.sum().backward()
+    assert (layer.response.grad[3] == 0).all()
+    assert (layer.response.grad[:3] != 0).all()
+
+
+def test_the_condition_enters_where_it_is_told_to():
+    batch = tensors()
+    for where in ("output", "first"):
+        module = make(condition_layer=where).eval()
+        for name, parameter in module.decoder.named_parameters():
+            if name.endswith(("offset", "response")):
+                parameter.data.normal_()
+        inputs = module._get_generative_input(batch, module.inference(**module._get_inference_input(batch)))
+        first, second = (module.generative(**inputs, transform_batch=code) for code in (0, 1))
+        assert torch.equal(first["first_layer"], second["first_layer"]) is (where == "output")
+        assert not torch.equal(first["px"].mu, second["px"].mu)
+
+
+def test_the_prior_of_the_responses_is_normal_and_spread_over_the_training_cells():
+    module = make(response_scale=0.5, gene_likelihood="zinb", mmd_on=None).eval()
+    responses = module.decoder.responses()
+    assert len(responses) == 2  # those of the means and those of the extra zeros
+    for response in responses:
+        response.data.normal_()
+    inference, generative = module(tensors(), compute_loss=False)
+    without, spread = (module.loss(tensors(), inference, generative, n_obs=n).loss for n in (None, 50))
+    # U_0 and U_1 independent with variance v each: their difference has the variance 2 v = 0.5 ** 2
+    prior = torch.distributions.Normal(0.0, 0.5 / 2**0.5)
+    zero = torch.zeros(())
+    expected = sum((prior.log_prob(zero) - prior.log_prob(r)).sum() for r in responses) / 50
+    torch.testing.assert_close(spread - without, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "mse"])
@@ -103,9 +148,12 @@ def test_condition_reaches_the_encoder_only_if_asked():
         assert torch.equal(first, second) is not encode
 
 
-def test_transform_batch_decodes_with_another_condition():
-    module = make(dispersion="gene-batch").eval()
+@pytest.mark.parametrize("condition_layer", ["output", "first"])
+def test_transform_batch_decodes_with_another_condition(condition_layer):
+    module = make(dispersion="gene-batch", condition_layer=condition_layer).eval()
     module.log_theta.data.normal_()
+    for response in module.decoder.responses():  # start at zero: no condition differs before training
+        response.data.normal_()
     batch = tensors()
     outputs = module.inference(**module._get_inference_input(batch))
     arguments = module._get_generative_input(batch, outputs)
@@ -168,6 +216,7 @@ def test_represents_the_architecture_of_scarches():
         dispersion="gene-batch",
         normalization="layer",
         encode_condition=True,
+        condition_layer="first",
         n_cats_per_cov=(),
         n_continuous_cov=0,
     )

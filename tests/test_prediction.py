@@ -398,7 +398,7 @@ def test_mse_adds_the_difference_of_the_means(adata):
 
 
 def test_effect(trained, control):
-    effect = trained.get_perturbation_effect(control, target="stimulated", level=0.8)
+    effect = trained.get_perturbation_effect(control, target="stimulated", level=0.8, model_error=(0.1, 0.3))
     columns = ["variable", "target", "group", "log_fc", "change", "change_lower", "change_upper", "level"]
     assert list(effect.columns) == columns
     assert set(effect["group"]) == {"type_1", "type_2", "type_3"}
@@ -411,7 +411,8 @@ def test_effect(trained, control):
     np.testing.assert_allclose(of_type["log_fc"], np.log2((p.mean(0) + 1) / (x.mean(0) + 1)), rtol=1e-4, atol=1e-5)
     change = np.log1p(p).mean(0) - np.log1p(x).mean(0)
     np.testing.assert_allclose(of_type["change"], change, rtol=1e-4, atol=1e-5)
-    margin = 1.2815516 * np.sqrt(2 * np.log1p(p).var(0, ddof=1) / len(p))
+    error = 0.1 + 0.3 * np.abs(change)
+    margin = 1.2815516 * np.sqrt(2 * np.log1p(p).var(0, ddof=1) / len(p) + error**2)
     np.testing.assert_allclose(of_type["change_upper"], change + margin, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(of_type["change_lower"], change - margin, rtol=1e-4, atol=1e-4)
     assert (effect["level"] == 0.8).all()
@@ -436,6 +437,8 @@ def test_effect_groups_and_targets(adata):
         model.get_perturbation_effect(target="stimulated", groupby="nope")
     with pytest.raises(ValueError, match="`level`"):
         model.get_perturbation_effect(target="stimulated", level=90)
+    with pytest.raises(ValueError, match="`model_error.share`"):
+        model.get_perturbation_effect(target="stimulated", model_error=(0.0, -1.0))
 
 
 def test_effect_with_mse_is_on_the_input_scale(adata):

@@ -14,11 +14,18 @@ import trvae_scvi as tv
 from trvae_scvi._batches import ConditionBalancedSampler, TRVAEDataSplitter
 from trvae_scvi._training import RestoreBestWeights
 
+TERMS = ("reconstruction_loss", "kl_local", "response_prior")
 
-def batches(sizes, batch_size, epoch=0, reference=None, seed=0):
+
+def batches(sizes, batch_size, epoch=0, reference=None, seed=0, labels=None):
     conditions = np.repeat(np.arange(len(sizes)), sizes)
     sampler = ConditionBalancedSampler(
-        conditions, np.arange(len(conditions)), batch_size=batch_size, reference=reference, seed=seed
+        conditions,
+        np.zeros_like(conditions) if labels is None else labels,
+        np.arange(len(conditions)),
+        batch_size=batch_size,
+        reference=reference,
+        seed=seed,
     )
     sampler.set_epoch(epoch)
     drawn = list(sampler)
@@ -47,6 +54,25 @@ def test_no_cell_comes_again_before_all_others_came():
     _, drawn = batches([64, 64], 32)
     first = np.concatenate(drawn[:4])
     assert len(set(first)) == 128
+
+
+def test_labels_take_shares_by_the_square_root_of_their_cells():
+    labels = np.concatenate([np.repeat([0, 1, 2], [900, 100, 1]), np.repeat([0, 2], [400, 25])])
+    conditions, drawn = batches([1001, 425], 64, labels=labels)
+    counts = np.array([np.bincount(2 * labels[batch] + conditions[batch], minlength=6) for batch in drawn])
+    assert (counts.sum(axis=1) == 64).all()
+    assert all(len(set(batch)) == 64 for batch in drawn)
+    # condition 0: 30 : 10 : 1 of 32 cells; condition 1: 20 : 5
+    np.testing.assert_allclose(counts.mean(axis=0), np.array([30, 32.8, 10, 0, 1, 8.2]) * 32 / 41, rtol=0.1, atol=0.3)
+    assert np.ptp(counts, axis=0).max() <= 1
+
+
+def test_a_small_label_gives_all_it_has_and_no_more():
+    labels = np.concatenate([np.repeat([0, 1], [100, 2]), np.zeros(102, int)])
+    conditions, drawn = batches([102, 102], 160, labels=labels)
+    for batch in drawn:
+        assert len(set(batch)) == 160
+        assert (labels[batch] == 1).sum() == 2
 
 
 def test_many_conditions_take_turns_and_the_reference_is_always_there():
@@ -90,7 +116,7 @@ def test_external_indexing_is_kept_to(adata):
 
 
 def test_history_has_every_term(trained):
-    terms = ["elbo", "reconstruction_loss", "kl_local", "mmd"]
+    terms = ["elbo", "mmd", *TERMS]
     keys = {f"{term}_{part}" for term in terms for part in ("train", "validation")}
     assert keys | {"train_loss", "validation_loss", "kl_weight"} <= set(trained.history)
     assert all(len(trained.history[key]) == 3 for key in keys)
@@ -134,7 +160,7 @@ def test_configuration_objects_count(adata):
 def test_validation_uses_the_final_kl_weight(adata):
     """Under a warm-up from 0 the validation loss of the first epoch already has the whole KL."""
     model = make_trained(adata, train={"max_epochs": 3, "plan_kwargs": {"n_epochs_kl_warmup": 3}}, mmd_on=None)
-    last = {key: float(model.history[f"{key}_validation"].iloc[0, 0]) for key in ("reconstruction_loss", "kl_local")}
+    last = {key: float(model.history[f"{key}_validation"].iloc[0, 0]) for key in TERMS}
     loss = float(model.history["validation_loss"].iloc[0, 0])
     assert loss == pytest.approx(sum(last.values()), rel=1e-5)
 
@@ -154,7 +180,7 @@ class Spoil(Callback):
 
     def on_train_epoch_start(self, trainer, pl_module):
         if trainer.current_epoch == trainer.max_epochs - 1:
-            pl_module.module.decoder.output.weight.data.mul_(30.0)
+            pl_module.module.decoder.output.shared.weight.data.mul_(30.0)
 
     def on_validation_epoch_end(self, trainer, pl_module):
         if trainer.current_epoch == 0:

@@ -39,13 +39,19 @@ class ConditionBalancedSampler(Sampler):
 
     A maximum mean discrepancy between many and few cells is noise. A batch therefore draws the same
     number of cells of each condition; a condition with fewer cells gives all it has, never one twice
-    in a batch, and the others make up for it. Within a condition no cell is drawn again before all
-    others were. With more conditions than `batch_size / 32`, every batch takes that many at random.
+    in a batch, and the others make up for it. With more conditions than `batch_size / 32`, every batch
+    takes that many at random.
+
+    Within a condition, labels take shares proportional to the square root of their numbers of cells: a
+    rare cell type is seen more often than its share, a common one less. Within a condition and label no
+    cell is drawn again before all others were.
 
     Parameters
     ----------
     conditions
         Condition code of every cell of the data set.
+    labels
+        Label code of every cell of the data set; all the same where there are no labels.
     indices
         Cells to draw from.
     batch_size
@@ -57,10 +63,18 @@ class ConditionBalancedSampler(Sampler):
     """
 
     def __init__(
-        self, conditions: np.ndarray, indices: np.ndarray, *, batch_size: int, reference: int | None, seed: int
+        self,
+        conditions: np.ndarray,
+        labels: np.ndarray,
+        indices: np.ndarray,
+        *,
+        batch_size: int,
+        reference: int | None,
+        seed: int,
     ) -> None:
         indices = np.asarray(indices, dtype=np.int64)
         self.pools = {int(c): indices[conditions[indices] == c] for c in np.unique(conditions[indices])}
+        self.labels = labels
         self.batch_size = min(batch_size, len(indices))
         self.n_batches = max(1, round(len(indices) / batch_size))
         self.n_active = min(len(self.pools), max(2, batch_size // _MIN_CELLS_PER_CONDITION))
@@ -77,7 +91,7 @@ class ConditionBalancedSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        queues = {c: _Queue(pool, rng) for c, pool in self.pools.items()}
+        queues = {c: _LabelQueues(pool, self.labels[pool], rng) for c, pool in self.pools.items()}
         for _ in range(self.n_batches):
             active = self._draw_conditions(rng)
             quotas = _quotas([len(self.pools[c]) for c in active], self.batch_size)
@@ -91,6 +105,38 @@ class ConditionBalancedSampler(Sampler):
         fixed = [] if self.reference is None else [self.reference]
         others = [c for c in codes if c not in fixed]
         return fixed + rng.choice(others, self.n_active - len(fixed), replace=False).tolist()
+
+
+class _LabelQueues:
+    """Cells of one condition, drawn label by label."""
+
+    def __init__(self, pool: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.queues = [_Queue(pool[labels == label], rng) for label in np.unique(labels)]
+        self.sizes = np.array([len(queue.pool) for queue in self.queues])
+
+    def take(self, n: int) -> np.ndarray:
+        shares = _shares(self.sizes, n)
+        quotas = np.floor(shares).astype(int)
+        # what rounding down leaves goes to labels at random, so that a share below one cell is not lost
+        rest = shares - quotas
+        more = n - quotas.sum()
+        if more:
+            quotas[self.rng.choice(len(rest), more, replace=False, p=rest / rest.sum())] += 1
+        return np.concatenate([queue.take(quota) for queue, quota in zip(self.queues, quotas, strict=True)])
+
+
+def _shares(sizes: np.ndarray, total: int) -> np.ndarray:
+    """Split `total` in proportion to the square roots of the sizes, none above its size."""
+    shares = np.zeros(len(sizes))
+    full = np.zeros(len(sizes), dtype=bool)
+    while True:
+        roots = np.where(full, 0.0, np.sqrt(sizes))
+        shares = np.where(full, sizes, (total - sizes[full].sum()) * roots / max(roots.sum(), 1e-12))
+        over = ~full & (shares > sizes)
+        if not over.any():
+            return shares
+        full |= over
 
 
 class _Queue:
@@ -148,6 +194,7 @@ class TRVAEDataSplitter(DataSplitter):
         super().__init__(adata_manager, **{**kwargs, "drop_last": True})
         self.mmd_reference = mmd_reference
         self.conditions = np.asarray(adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
+        self.labels = np.asarray(adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
         if self.external_indexing is None:
             self.train_idx, self.val_idx, self.test_idx = self._split()
         else:
@@ -183,6 +230,7 @@ class TRVAEDataSplitter(DataSplitter):
     def _sampler(self, indices: np.ndarray) -> ConditionBalancedSampler:
         return ConditionBalancedSampler(
             self.conditions,
+            self.labels,
             indices,
             batch_size=self.data_loader_kwargs["batch_size"],
             reference=self.mmd_reference,

@@ -30,7 +30,7 @@ from ._compat import (
 )
 from ._mmd import MMD_KERNELS
 from ._module import DISPERSIONS, GENE_LIKELIHOODS, MMD_LOCATIONS, TRVAEModule
-from ._nn import NORMALIZATIONS
+from ._nn import CONDITION_LAYERS, NORMALIZATIONS
 from ._prediction import PredictionMixin
 from ._training import TrainingMixin
 from ._validation import (
@@ -91,6 +91,14 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
     encode_condition
         Whether condition and covariates enter the encoder, too, and not only the decoder. The paper's
         model does; without, predictions of unseen cell types were better.
+    condition_layer
+        Where the condition enters the decoder. Into the ``"first"`` layer, as published, or into the
+        ``"output"`` layer: there every condition adds to each variable an offset that all cells share, and a
+        deviation that depends on the cell's last hidden layer. Covariates always enter the first layer.
+    response_scale
+        How much responses may differ between cells, with ``condition_layer="output"``: standard deviation
+        of a normal prior on the weights of the deviations, on the scale of log means. Towards 0 a
+        condition does the same to all cells.
     normalization
         ``"layer"``, ``"batch"`` or ``None``, after every hidden linear map.
     nonnegative_output
@@ -101,10 +109,12 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
     mmd_pairs
         ``"all"`` pairs of conditions, or the name of one condition that the others are matched with.
     mmd_kernel
-        ``"trvae"``, the 19 published bandwidths, or ``"median"``, five around the median distance.
+        ``"trvae"``, the 19 published bandwidths, or ``"median"``, five around the median distance. Most of
+        the published ones are constant on the distances that occur, so that a weight counts about three
+        times as much with ``"median"``.
     mmd_balance_labels
         Whether to match the conditions label by label in equal shares, so that a difference in their
-        composition is not taken for an effect. Needs `labels_key`.
+        composition is not taken for an effect. Needs `labels_key`; ``None`` does it where there is one.
     mmd_weight
         Weight of the mean MMD over pairs. 0 makes a plain conditional VAE.
     kl_weight
@@ -150,18 +160,22 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
         gene_likelihood: Literal["nb", "zinb", "poisson", "mse"] = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
         encode_condition: bool = False,
+        condition_layer: Literal["output", "first"] = "output",
+        response_scale: float = 0.02,
         normalization: Literal["layer", "batch"] | None = "layer",
         nonnegative_output: bool = False,
         mmd_on: Literal["y", "z"] | None = "y",
         mmd_pairs: str = "all",
-        mmd_kernel: Literal["trvae", "median"] = "trvae",
-        mmd_balance_labels: bool = False,
-        mmd_weight: float = 100.0,
+        mmd_kernel: Literal["trvae", "median"] = "median",
+        mmd_balance_labels: bool | None = None,
+        mmd_weight: float = 10.0,
         kl_weight: float = 1.0,
         reconstruction_weight: float = 1.0,
     ) -> None:
         check_choice("gene_likelihood", gene_likelihood, GENE_LIKELIHOODS)
         check_choice("dispersion", dispersion, DISPERSIONS)
+        check_choice("condition_layer", condition_layer, CONDITION_LAYERS)
+        check_number("response_scale", response_scale, positive=True)
         check_choice("normalization", normalization, NORMALIZATIONS)
         check_choice("mmd_on", mmd_on, MMD_LOCATIONS)
         check_choice("mmd_kernel", mmd_kernel, MMD_KERNELS)
@@ -175,7 +189,8 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
         conditions = list(registered_categories(self.registry_, REGISTRY_KEYS.BATCH_KEY))
         if mmd_pairs != "all":
             check_choice("mmd_pairs", mmd_pairs, ["all", *conditions])
-        if mmd_balance_labels and self.registry_["setup_args"]["labels_key"] is None:
+        has_labels = self.registry_["setup_args"]["labels_key"] is not None
+        if mmd_balance_labels and not has_labels:
             msg = "mmd_balance_labels=True needs labels: name their column with `setup_anndata(adata, labels_key=...)`."
             raise ValueError(msg)
         #: Whether the registered data have no negative value; counterfactuals with "mse" are clipped accordingly.
@@ -194,13 +209,15 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
                 gene_likelihood=gene_likelihood,
                 dispersion=dispersion,
                 encode_condition=encode_condition,
+                condition_layer=condition_layer,
+                response_scale=response_scale,
                 normalization=normalization,
                 nonnegative_output=nonnegative_output,
                 use_size_factor_key=self.registry_["setup_args"]["size_factor_key"] is not None,
                 mmd_on=mmd_on,
                 mmd_reference=None if mmd_pairs == "all" else conditions.index(mmd_pairs),
                 mmd_kernel=mmd_kernel,
-                mmd_balance_labels=mmd_balance_labels,
+                mmd_balance_labels=has_labels if mmd_balance_labels is None else mmd_balance_labels,
                 mmd_weight=mmd_weight,
                 kl_weight=kl_weight,
                 reconstruction_weight=reconstruction_weight,
@@ -238,8 +255,8 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
             scvi-tools' batch, so that ``transform_batch`` of the inherited methods means the condition.
         %(param_layer)s
         labels_key
-            Column with cell types, for label-balanced MMD and for reports. Labels never enter encoder
-            or decoder.
+            Column with cell types, worth giving where they are known: batches then hold more cells of the
+            rare ones, and the MMD is balanced over them. Labels never enter encoder or decoder.
         %(param_size_factor_key)s
         %(param_cat_cov_keys)s
         %(param_cont_cov_keys)s

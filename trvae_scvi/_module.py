@@ -36,10 +36,12 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         z \sim q(z \mid x, s), \quad y = g_1(z, s), \quad x \sim p(x \mid g_2(y))
 
         \mathcal{L} = \overline{-\eta \log p(x \mid z, s) + \alpha\, \mathrm{KL}(q \,\|\, N(0, I))}
-        + \beta\, \overline{\mathrm{MMD}(\{y_s\}, \{y_t\})}
+        + \beta\, \overline{\mathrm{MMD}(\{y_s\}, \{y_t\})} + \frac{1}{N} \sum_s \frac{\|U_s\|^2}{\rho^2}
 
     with :math:`\eta, \alpha, \beta` the `reconstruction_weight`, `kl_weight` and `mmd_weight`
-    (Lotfollahi et al. 2020). The condition is scvi-tools' batch.
+    (Lotfollahi et al. 2020). The last term is a normal prior on the responses of the output layer,
+    :math:`\rho` the `response_scale` and N the number of training cells; with ``condition_layer="first"``, as
+    published, it is absent. The condition is scvi-tools' batch.
 
     Parameters
     ----------
@@ -73,6 +75,8 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         gene_likelihood: Literal["nb", "zinb", "poisson", "mse"] = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
         encode_condition: bool = False,
+        condition_layer: Literal["output", "first"] = "output",
+        response_scale: float = 0.02,
         normalization: Literal["layer", "batch"] | None = "layer",
         nonnegative_output: bool = False,
         use_size_factor_key: bool = False,
@@ -88,6 +92,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         self.gene_likelihood = gene_likelihood
         self.dispersion = dispersion
         self.encode_condition = encode_condition
+        self.response_scale = response_scale
         self.nonnegative_output = nonnegative_output
         self.use_size_factor_key = use_size_factor_key
         self.mmd_on = mmd_on
@@ -115,6 +120,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
             hidden_sizes=hidden_sizes[::-1],
             n_categories=n_categories,
             n_continuous=n_continuous_cov,
+            condition_layer=condition_layer,
             zero_inflation=gene_likelihood == "zinb",
             **shared,
         )
@@ -290,17 +296,28 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
             labels=tensors[REGISTRY_KEYS.LABELS_KEY].squeeze(-1).long() if self.mmd_balance_labels else None,
         )
 
+    def _response_prior(self) -> torch.Tensor:
+        """Negative log density of the responses under their normal prior, up to a constant."""
+        zero = self.decoder.first.linear.bias.new_zeros(())
+        squares = sum((response.square().sum() for response in self.decoder.responses()), zero)
+        # two conditions then differ by a normal with standard deviation `response_scale`
+        return squares / self.response_scale**2
+
     def loss(
         self,
         tensors: dict[str, torch.Tensor],
         inference_outputs: dict[str, Any],
         generative_outputs: dict[str, Any],
         kl_weight: torch.Tensor | float = 1.0,
+        n_obs: int | None = None,
     ) -> LossOutput:
         """The objective, and its terms per cell.
 
         Parameters
         ----------
+        n_obs
+            Number of training cells, over which the prior of the responses is spread; the training plan passes it.
+            ``None`` leaves the prior out.
         kl_weight
             Weight of the KL divergence in the loss. The training plan passes the value its warm-up has
             reached, which ends at the module's `kl_weight`.
@@ -309,7 +326,8 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         kl = kl_divergence(inference_outputs[MODULE_KEYS.QZ_KEY], Normal(0.0, 1.0)).sum(dim=-1)
         discrepancy = self._mmd(tensors, inference_outputs, generative_outputs)
         cells = self.reconstruction_weight * reconstruction + kl_weight * kl
-        extra_metrics = {"mmd": discrepancy}
+        prior = discrepancy.new_zeros(()) if n_obs is None else self._response_prior() / n_obs
+        extra_metrics = {"mmd": discrepancy, "response_prior": prior}
         if self.extra_payload_autotune:
             extra_metrics |= {
                 "z": inference_outputs[MODULE_KEYS.Z_KEY],
@@ -317,7 +335,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
                 "labels": tensors[REGISTRY_KEYS.LABELS_KEY],
             }
         return LossOutput(
-            loss=cells.mean() + self.mmd_weight * discrepancy,
+            loss=cells.mean() + self.mmd_weight * discrepancy + prior,
             reconstruction_loss=reconstruction,
             kl_local=kl,
             extra_metrics=extra_metrics,

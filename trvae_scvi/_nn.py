@@ -11,9 +11,10 @@ from torch import nn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["NORMALIZATIONS", "CovariateLinear", "Decoder", "Encoder"]
+__all__ = ["CONDITION_LAYERS", "NORMALIZATIONS", "ConditionLinear", "CovariateLinear", "Decoder", "Encoder"]
 
 NORMALIZATIONS = ("layer", "batch", None)
+CONDITION_LAYERS = ("output", "first")
 _VARIANCE_FLOOR = 1e-4
 
 
@@ -54,6 +55,37 @@ class CovariateLinear(nn.Module):
         if self.continuous is not None:
             hidden = hidden + self.continuous(continuous)
         return hidden
+
+
+class ConditionLinear(nn.Module):
+    r"""Linear layer with a deviation of its own for every condition: `(W + U_s) h + b + d_s`.
+
+    What the conditions share is in `W` and `b`. `d_s` is what a condition does to every cell alike, `U_s` what it does
+    to some cells and not to others. The module's objective keeps `U_s` small: where the data do not say that a
+    response differs between cells, it does not, also for cells whose response was never seen.
+
+    Parameters
+    ----------
+    n_in, n_out
+        Widths.
+    n_conditions
+        Number of conditions; their deviations start at zero.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, n_conditions: int) -> None:
+        super().__init__()
+        self.shared = nn.Linear(n_in, n_out)
+        self.offset = nn.Parameter(torch.zeros(n_conditions, n_out))
+        self.response = nn.Parameter(torch.zeros(n_conditions, n_in, n_out))
+
+    def forward(self, hidden: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """Map `... x n x n_in` to `... x n x n_out`; `condition` holds `n` codes."""
+        result = self.shared(hidden)
+        for code in torch.unique(condition).tolist():
+            rows = torch.nonzero(condition == code).squeeze(-1)
+            own = torch.matmul(hidden[..., rows, :], self.response[code]) + self.offset[code]
+            result = result.index_add(-2, rows, own.to(result.dtype))
+        return result
 
 
 class _Tail(nn.Module):
@@ -143,7 +175,10 @@ class Decoder(nn.Module):
     hidden_sizes
         Widths of the hidden layers, latent side first; the first one is the width of `y`.
     n_categories, n_continuous
-        Covariates that enter the first layer, see :class:`CovariateLinear`.
+        Covariates, the condition first among the categorical ones.
+    condition_layer
+        Where the condition enters: with the other covariates into the ``"first"`` layer, see
+        :class:`CovariateLinear`, or into the ``"output"`` layer, see :class:`ConditionLinear`.
     dropout_rate, normalization
         As in :class:`Encoder`.
     zero_inflation
@@ -158,23 +193,41 @@ class Decoder(nn.Module):
         hidden_sizes: Sequence[int],
         n_categories: Sequence[int],
         n_continuous: int,
+        condition_layer: Literal["output", "first"],
         dropout_rate: float,
         normalization: Literal["layer", "batch"] | None,
         zero_inflation: bool,
     ) -> None:
         super().__init__()
-        self.first = CovariateLinear(n_latent, hidden_sizes[0], n_categories=n_categories, n_continuous=n_continuous)
+        self.condition_layer = condition_layer
+        self.first = CovariateLinear(
+            n_latent,
+            hidden_sizes[0],
+            n_categories=n_categories if condition_layer == "first" else n_categories[1:],
+            n_continuous=n_continuous,
+        )
         self.first_tail = _Tail(hidden_sizes[0], normalization)
         self.dropout = nn.Dropout(dropout_rate)
         self.hidden = _Hidden(hidden_sizes, dropout_rate, normalization)
-        self.output = nn.Linear(hidden_sizes[-1], n_output)
-        self.zero_inflation = nn.Linear(hidden_sizes[-1], n_output) if zero_inflation else None
+        self.output = self._output_layer(hidden_sizes[-1], n_output, n_categories[0])
+        self.zero_inflation = (
+            self._output_layer(hidden_sizes[-1], n_output, n_categories[0]) if zero_inflation else None
+        )
+
+    def _output_layer(self, n_in: int, n_out: int, n_conditions: int) -> nn.Module:
+        if self.condition_layer == "first":
+            return nn.Linear(n_in, n_out)
+        return ConditionLinear(n_in, n_out, n_conditions=n_conditions)
+
+    def responses(self) -> list[torch.Tensor]:
+        """The deviations `U_s` of the output layers, `n_conditions x n_in x n_output` each; none with ``"first"``."""
+        return [layer.response for layer in (self.output, self.zero_inflation) if isinstance(layer, ConditionLinear)]
 
     def first_layer(
         self, z: torch.Tensor, codes: Sequence[torch.Tensor], continuous: torch.Tensor | None
     ) -> torch.Tensor:
         """The activations `y`: linear map, normalisation, activation; before dropout."""
-        return self.first_tail(self.first(z, codes, continuous))
+        return self.first_tail(self.first(z, codes if self.condition_layer == "first" else codes[1:], continuous))
 
     def forward(
         self, z: torch.Tensor, codes: Sequence[torch.Tensor], continuous: torch.Tensor | None
@@ -182,5 +235,6 @@ class Decoder(nn.Module):
         """Return `y`, the raw output and the zero-inflation logits (``None`` without)."""
         y = self.first_layer(z, codes, continuous)
         hidden = self.hidden(self.dropout(y))
-        logits = self.zero_inflation(hidden) if self.zero_inflation is not None else None
-        return y, self.output(hidden), logits
+        own = () if self.condition_layer == "first" else (codes[0],)
+        logits = self.zero_inflation(hidden, *own) if self.zero_inflation is not None else None
+        return y, self.output(hidden, *own), logits

@@ -1,8 +1,35 @@
-"""Honest evaluation of predictions: what is predicted without a network, to compare with."""
+"""Honest evaluation of predictions: groups held out, beside predictions without a network and the noise ceiling."""
 
 from __future__ import annotations
 
-from ._baselines import baseline_predictions, mean_of_others, mean_shift, no_change
+from ._baseline_methods import BASELINES, Method, baseline_predictions
+from ._baselines import fold_change, mean_of_others, mean_shift, no_change
 from ._comparison import compare_predictions
+from ._holdout import HoldOut, Pairs, hold_out, hold_out_pairs
+from ._linear import pca_shift, ridge_shift
+from ._methods import LatentShiftMethod, PertpyScGenMethod, SCVIMethod, TRVAEMethod
+from ._report import write_report
+from ._runner import leave_one_group_out
 
-__all__ = ["baseline_predictions", "compare_predictions", "mean_of_others", "mean_shift", "no_change"]
+__all__ = [
+    "BASELINES",
+    "HoldOut",
+    "LatentShiftMethod",
+    "Method",
+    "Pairs",
+    "PertpyScGenMethod",
+    "SCVIMethod",
+    "TRVAEMethod",
+    "baseline_predictions",
+    "compare_predictions",
+    "fold_change",
+    "hold_out",
+    "hold_out_pairs",
+    "leave_one_group_out",
+    "mean_of_others",
+    "mean_shift",
+    "no_change",
+    "pca_shift",
+    "ridge_shift",
+    "write_report",
+]

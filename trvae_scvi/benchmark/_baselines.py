@@ -1,25 +1,33 @@
 """Predictions without a network: what a model has to beat.
 
-Pure functions in the space in which predictions are compared (log-normalised), and a helper that takes the cells from
-an AnnData. None of them sees a cell of the group that is held out under the target condition.
+Pure functions on the cells of each group, in the space in which predictions are compared (log-normalised), except
+`fold_change`, which works on counts. None of them is given a cell of the group that is held out under the target
+condition. Those that need linear algebra are in `_linear`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trvae_scvi.metrics import comparison_matrix
+from trvae_scvi._counterfactual import counterfactual_nb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Mapping
 
-    import pandas as pd
-    from anndata import AnnData
+__all__ = [
+    "add_change",
+    "check_groups",
+    "fold_change",
+    "group_changes",
+    "lowest_value",
+    "mean_of_others",
+    "mean_shift",
+    "no_change",
+]
 
-__all__ = ["baseline_predictions", "mean_of_others", "mean_shift", "no_change"]
+_TARGET_SUM = 1e4
 
 
 def no_change(control: np.ndarray) -> np.ndarray:
@@ -56,7 +64,7 @@ def mean_of_others(targets: Mapping[Hashable, np.ndarray], *, max_cells: int = 4
     ValueError
         If there is no other group or `max_cells` is below 1.
     """
-    _check_not_empty(targets)
+    check_groups(targets, targets)
     if max_cells < 1:
         msg = f"Expected `max_cells` to be at least 1, found {max_cells}."
         raise ValueError(msg)
@@ -89,127 +97,104 @@ def mean_shift(
     ValueError
         If there is no other group, or the groups of `controls` and `targets` differ.
     """
-    _check_not_empty(targets)
-    if set(controls) != set(targets):
-        msg = f"Expected the same groups in `controls` and `targets`, found {list(controls)} and {list(targets)}."
-        raise ValueError(msg)
-    lowest = control.min()
-    shifts = []
-    for group in targets:
-        target, own_control = targets[group], controls[group]
-        shifts.append(target.mean(axis=0, dtype=np.float64) - own_control.mean(axis=0, dtype=np.float64))
-        lowest = min(lowest, target.min(), own_control.min())
-    shifted = control + np.mean(shifts, axis=0).astype(np.result_type(control, np.float32))
-    return shifted if lowest < 0 else np.clip(shifted, 0, None)
+    check_groups(controls, targets)
+    change = group_changes(controls, targets).mean(axis=0)
+    return add_change(control, change, lowest=lowest_value(control, controls, targets))
 
 
-def baseline_predictions(
-    adata: AnnData,
+def fold_change(
+    control: np.ndarray,
+    controls: Mapping[Hashable, np.ndarray],
+    targets: Mapping[Hashable, np.ndarray],
     *,
-    group_key: str,
-    group: Hashable,
-    condition_key: str,
-    control: Hashable,
-    target: Hashable,
-    layer: str | None = None,
-    counts: bool = True,
-) -> dict[str, np.ndarray]:
-    """Predict a group's cells under a target condition with every baseline, from the other groups' change.
+    pseudocount: float = 0.05,
+    theta: float = 2.0,
+    seed: int | None = 0,
+) -> np.ndarray:
+    """Predict the other groups' fold change of every gene, by thinning each control cell's counts or adding to them.
 
-    The cells to be predicted (`group` under `target`) are never read, whether they are in `adata` or not.
+    The fold change is the geometric mean over the groups, unweighted, of (mean target + `pseudocount`) / (mean control
+    + `pseudocount`), means of counts per 10,000. Counts are changed as
+    :func:`~trvae_scvi.TRVAE.predict_perturbation` does, for negative binomial counts whose mean is the gene's mean
+    proportion among the control cells times the cell's total.
 
     Parameters
     ----------
-    adata
-        Cells of several groups under the control and the target condition. May be a view; not changed.
-    group_key, condition_key
-        Columns of `adata.obs` with the group (cell type, donor ...) and the condition.
-    group
-        The group to predict. The others count where they have cells under both conditions.
-    control, target
-        The two conditions.
-    layer
-        The layer to read; `None` reads `X`.
-    counts
-        Whether the values are counts, to be log-normalised. `False` takes them as they are.
+    control
+        `k x d` counts of the control cells of the held-out group.
+    controls, targets
+        For each other group the counts of its cells under control and under the target condition, `n_g x d` and
+        `m_g x d`; the same groups in both.
+    pseudocount
+        Added to both means, in counts per 10,000.
+    theta
+        Inverse dispersion of every gene.
+    seed
+        Seed of the draws; `None` is unseeded.
 
     Returns
     -------
-    `{"no change", "mean of others", "mean shift"}`, each an array of predicted cells with the genes of `adata`:
-    log1p of counts per 10,000, or on the data's own scale with `counts=False`. The first and the third have one row per
-    control cell of the group, in its order.
+    `k x d` predicted counts of the type of `control`.
 
     Raises
     ------
     ValueError
-        If a column is missing, `control` and `target` are the same, the group has no control cells, no other group has
-        both conditions, or the values are no counts.
+        If there is no other group, the groups of `controls` and `targets` differ, or the control cells' values are no
+        counts.
     """
-    _check_columns(adata, group_key, condition_key)
-    if control == target:
-        msg = f"Expected two conditions, found {control!r} as `control` and as `target`."
+    check_groups(controls, targets)
+    if (control < 0).any() or (np.rint(control) != control).any():
+        msg = "Expected counts (whole numbers from 0) in `control`, found other values. Pass counts, not normalised."
         raise ValueError(msg)
-    groups, conditions = adata.obs[group_key], adata.obs[condition_key]
-    own = _rows(groups, group, conditions, control)
-    if not own.any():
-        msg = (
-            f"Expected control cells of the group to predict, found none with {group_key} {group!r} and "
-            f"{condition_key} {control!r}."
-        )
-        raise ValueError(msg)
-    # The categories' order rather than that of the rows, which must not matter.
-    others = [name for name in groups.astype("category").cat.categories if name != group]
-    rows = {
-        condition: {name: _rows(groups, name, conditions, condition) for name in others}
-        for condition in (control, target)
-    }
-    both = [name for name in others if rows[control][name].any() and rows[target][name].any()]
-    if not both:
-        msg = (
-            f"Expected another group than {group!r} with cells under both {control!r} and {target!r}, "
-            f"found none among {others}."
-        )
-        raise ValueError(msg)
-    controls, targets = (
-        _Cells(adata, {name: rows[c][name] for name in both}, layer, counts) for c in (control, target)
+    log_ratios = [
+        np.log(_proportions(targets[group]) * _TARGET_SUM + pseudocount)
+        - np.log(_proportions(controls[group]) * _TARGET_SUM + pseudocount)
+        for group in targets
+    ]
+    mu = _proportions(control) * control.sum(axis=1, keepdims=True, dtype=np.float64)
+    inverse_dispersion = np.full(control.shape[1], theta)
+    return counterfactual_nb(
+        control,
+        mu,
+        mu * np.exp(np.mean(log_ratios, axis=0)),
+        inverse_dispersion,
+        inverse_dispersion,
+        np.random.default_rng(seed),
     )
-    own_control = comparison_matrix(adata[own], layer=layer, counts=counts)
-    return {
-        "no change": no_change(own_control),
-        "mean of others": mean_of_others(targets),
-        "mean shift": mean_shift(own_control, controls, targets),
-    }
 
 
-class _Cells(Mapping[Hashable, np.ndarray]):
-    """The cells of each group in comparison space, read when asked for: only one group is dense at a time."""
-
-    def __init__(self, adata: AnnData, rows: Mapping[Hashable, np.ndarray], layer: str | None, counts: bool) -> None:
-        self._adata, self._rows, self._layer, self._counts = adata, rows, layer, counts
-
-    def __getitem__(self, group: Hashable) -> np.ndarray:
-        return comparison_matrix(self._adata[self._rows[group]], layer=self._layer, counts=self._counts)
-
-    def __iter__(self) -> Iterator[Hashable]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
+def group_changes(controls: Mapping[Hashable, np.ndarray], targets: Mapping[Hashable, np.ndarray]) -> np.ndarray:
+    """Change of the mean from control to target in every group, `groups x d`, in the order of `targets`."""
+    return np.stack(
+        [
+            targets[group].mean(axis=0, dtype=np.float64) - controls[group].mean(axis=0, dtype=np.float64)
+            for group in targets
+        ]
+    )
 
 
-def _rows(groups: pd.Series, group: Hashable, conditions: pd.Series, condition: Hashable) -> np.ndarray:
-    # isin rather than ==: a missing value is then False whatever the columns' type.
-    return groups.isin([group]).to_numpy() & conditions.isin([condition]).to_numpy()
+def lowest_value(control: np.ndarray, *groups: Mapping[Hashable, np.ndarray]) -> float:
+    """Lowest value of the control cells (`k x d`) and of all cells of the groups (`n_g x d` each)."""
+    return min(float(control.min()), *(float(cells[name].min()) for cells in groups for name in cells))
 
 
-def _check_not_empty(targets: Mapping[Hashable, np.ndarray]) -> None:
+def add_change(control: np.ndarray, change: np.ndarray, *, lowest: float) -> np.ndarray:
+    """Add a change (`d`) to every control cell (`k x d`); clip at 0 unless `lowest`, of the cells given, is below."""
+    shifted = control + change.astype(np.result_type(control, np.float32))
+    return shifted if lowest < 0 else np.clip(shifted, 0, None)
+
+
+def check_groups(controls: Mapping[Hashable, np.ndarray], targets: Mapping[Hashable, np.ndarray]) -> None:
+    """Raise a ValueError unless there is a group in `targets`, and the same groups are in `controls`."""
     if not targets:
         msg = "Expected at least one other group in `targets`, found none."
         raise ValueError(msg)
+    if set(controls) != set(targets):
+        msg = f"Expected the same groups in `controls` and `targets`, found {list(controls)} and {list(targets)}."
+        raise ValueError(msg)
 
 
-def _check_columns(adata: AnnData, *keys: str) -> None:
-    for key in keys:
-        if key not in adata.obs.columns:
-            msg = f"Expected the column {key!r} in `adata.obs`, found {list(adata.obs.columns)}."
-            raise ValueError(msg)
+def _proportions(counts: np.ndarray) -> np.ndarray:
+    """Mean over cells of each gene's share of the cell's counts (`n x d` to `d`); an empty cell's shares are 0."""
+    totals = counts.sum(axis=1, keepdims=True, dtype=np.float64)
+    return (counts / np.where(totals == 0, 1.0, totals)).mean(axis=0, dtype=np.float64)

@@ -8,17 +8,18 @@ import pandas as pd
 
 from trvae_scvi.metrics import comparison_matrix, noise_ceiling, score_arrays, skill
 
-from ._baselines import baseline_predictions
+from ._baseline_methods import baseline_predictions
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
     from anndata import AnnData
 
-__all__ = ["compare_predictions"]
+__all__ = ["CEILING", "REFERENCE", "compare_predictions", "with_skill"]
 
-_REFERENCE = "mean shift"
-_CEILING = "noise ceiling"
+#: The prediction whose skill is 0, and what the best possible score is called.
+REFERENCE = "mean shift"
+CEILING = "noise ceiling"
 
 
 def compare_predictions(
@@ -55,14 +56,14 @@ def compare_predictions(
 
     Returns
     -------
-    Ten rows for each method, then for "no change", "mean of others", "mean shift" and "noise ceiling", with the columns
-    `method`, `genes`, `metric`, `value` and `skill` (0 is the mean shift, 1 the ceiling; see
+    Ten rows for each method, then for each of :func:`~trvae_scvi.benchmark.baseline_predictions` and for "noise
+    ceiling", with the columns `method`, `genes`, `metric`, `value` and `skill` (0 is the mean shift, 1 the ceiling; see
     :func:`~trvae_scvi.metrics.skill`).
 
     Raises
     ------
     ValueError
-        If there are no cells of the group under either condition, or no other group has both.
+        If there are no cells of the group under either condition, no other group has both, or the values are no counts.
     """
     of_group = adata.obs[group_key].isin([group]).to_numpy()
     real, given = (
@@ -85,9 +86,12 @@ def compare_predictions(
     n_top_genes = min(n_top_genes, real.shape[1])
     scores = {name: score_arrays(cells, real, given, n_top_genes=n_top_genes) for name, cells in matrices.items()}
     ceiling = noise_ceiling(real, given, n_top_genes=n_top_genes)
-    scores[_CEILING] = ceiling.drop(columns="std")
-    frames = []
-    for name, frame in scores.items():
-        skills = skill(frame, reference=scores[_REFERENCE], ceiling=ceiling)
-        frames.append(frame.merge(skills, on=["genes", "metric"], validate="1:1").assign(method=name))
+    frames = [with_skill(frame, scores[REFERENCE], ceiling).assign(method=name) for name, frame in scores.items()]
+    frames.append(with_skill(ceiling, scores[REFERENCE], ceiling).assign(method=CEILING))
     return pd.concat(frames, ignore_index=True)[["method", "genes", "metric", "value", "skill"]]
+
+
+def with_skill(scores: pd.DataFrame, reference: pd.DataFrame, ceiling: pd.DataFrame) -> pd.DataFrame:
+    """Return one prediction's scores with the column `skill`; all three as :func:`~trvae_scvi.metrics.skill` takes."""
+    skills = skill(scores, reference=reference, ceiling=ceiling)
+    return scores.merge(skills, on=["genes", "metric"], validate="1:1")

@@ -1,0 +1,203 @@
+"""The baselines as methods, which take a hold-out and give a prediction, and all of them at once on an AnnData."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from anndata import AnnData
+
+from trvae_scvi.metrics import comparison_matrix
+from trvae_scvi.metrics._anndata import check_same_genes
+from trvae_scvi.metrics._matrix import as_matrix
+
+from ._baselines import fold_change, mean_of_others, mean_shift, no_change
+from ._holdout import HoldOut, only_values, other_groups, rows_of
+from ._linear import pca_shift, ridge_shift
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["BASELINES", "Method", "baseline_predictions", "predicted_cells"]
+
+#: What predicts held-out cells: takes a hold-out, gives an AnnData on the scale of the hold-out's values (counts,
+#: expected counts, or values that are normalised already), or an array in the space in which predictions are compared.
+Method: TypeAlias = Callable[[HoldOut], AnnData | np.ndarray]
+
+
+def _no_change(holdout: HoldOut) -> np.ndarray:
+    return no_change(_own(holdout))
+
+
+def _mean_of_others(holdout: HoldOut) -> np.ndarray:
+    return mean_of_others(_others(holdout)[1])
+
+
+def _mean_shift(holdout: HoldOut) -> np.ndarray:
+    return mean_shift(_own(holdout), *_others(holdout))
+
+
+def _pca_shift(holdout: HoldOut) -> np.ndarray:
+    return pca_shift(_own(holdout), *_others(holdout))
+
+
+def _ridge(holdout: HoldOut) -> np.ndarray:
+    return ridge_shift(_own(holdout), *_others(holdout))
+
+
+def _fold_change(holdout: HoldOut) -> AnnData:
+    if not holdout.counts:
+        msg = "Expected counts to change by a factor, found values that are normalised already (`counts=False`)."
+        raise ValueError(msg)
+    own = comparison_matrix(holdout.control, counts=False, name="control")
+    # Always the same draw: a baseline is one prediction, whatever the seeds of what it is compared with.
+    predicted = fold_change(own, *_others(holdout, log_normalize=False), seed=0)
+    return AnnData(X=predicted, obs=holdout.control.obs.copy(), var=holdout.control.var.copy())
+
+
+#: Predictions without a network by name, in the order of the tables. "fold change" is for counts only.
+BASELINES: Mapping[str, Method] = MappingProxyType(
+    {
+        "no change": _no_change,
+        "mean of others": _mean_of_others,
+        "mean shift": _mean_shift,
+        "PCA shift": _pca_shift,
+        "ridge": _ridge,
+        "fold change": _fold_change,
+    }
+)
+
+
+def baseline_predictions(
+    adata: AnnData,
+    *,
+    group_key: str,
+    group: Hashable,
+    condition_key: str,
+    control: Hashable,
+    target: Hashable,
+    layer: str | None = None,
+    counts: bool = True,
+) -> dict[str, np.ndarray]:
+    """Predict a group's cells under a target condition with every baseline, from the other groups' change.
+
+    The cells to be predicted (`group` under `target`) are never read, whether they are in `adata` or not.
+
+    Parameters
+    ----------
+    adata
+        Cells of several groups under the control and the target condition. May be a view; not changed.
+    group_key, condition_key
+        Columns of `adata.obs` with the group (cell type, donor ...) and the condition.
+    group
+        The group to predict. The others count where they have cells under both conditions.
+    control, target
+        The two conditions.
+    layer
+        The layer to read; `None` reads `X`.
+    counts
+        Whether the values are counts, to be log-normalised. `False` takes them as they are.
+
+    Returns
+    -------
+    For every name in `BASELINES` an array of predicted cells with the genes of `adata`: log1p of counts per 10,000, or
+    on the data's own scale with `counts=False`, without "fold change" then. All but "mean of others" have one row per
+    control cell of the group, in its order.
+
+    Raises
+    ------
+    KeyError
+        If the layer is missing.
+    ValueError
+        If a column is missing, `control` and `target` are the same, the group has no control cells, no other group has
+        both conditions, or the values are no counts.
+    """
+    _check_columns(adata, group_key, condition_key)
+    if control == target:
+        msg = f"Expected two conditions, found {control!r} as `control` and as `target`."
+        raise ValueError(msg)
+    own = rows_of(adata.obs[group_key], group) & rows_of(adata.obs[condition_key], control)
+    if not own.any():
+        msg = (
+            f"Expected control cells of the group to predict, found none with {group_key} {group!r} and "
+            f"{condition_key} {control!r}."
+        )
+        raise ValueError(msg)
+    # The held-out cells may stay: no baseline reads cells of the group but its control cells.
+    cells = only_values(adata, layer)
+    holdout = HoldOut(cells, cells[own], group_key, group, condition_key, control, target, counts)
+    methods = {name: method for name, method in BASELINES.items() if counts or method is not _fold_change}
+    return {name: predicted_cells(method, holdout) for name, method in methods.items()}
+
+
+def predicted_cells(method: Method, holdout: HoldOut) -> np.ndarray:
+    """Run a method and bring its prediction into the space in which it is compared.
+
+    Parameters
+    ----------
+    method
+        What predicts.
+    holdout
+        What it is given.
+
+    Returns
+    -------
+    `n x d` predicted cells.
+
+    Raises
+    ------
+    TypeError
+        If the method gives neither an AnnData nor an array.
+    ValueError
+        If the prediction is no matrix of finite values, has other genes than the hold-out or, with counts, negative
+        values.
+    """
+    prediction = method(holdout)
+    if isinstance(prediction, AnnData):
+        check_same_genes(holdout.control, prediction=prediction)
+        return comparison_matrix(prediction, counts=holdout.counts, name="prediction")
+    if not isinstance(prediction, np.ndarray):
+        msg = f"Expected a prediction as AnnData or array, found {type(prediction).__name__}."
+        raise TypeError(msg)
+    cells = as_matrix(prediction, "prediction")
+    if cells.shape[1] != holdout.control.n_vars:
+        msg = f"Expected a prediction of {holdout.control.n_vars} genes, found {cells.shape[1]}."
+        raise ValueError(msg)
+    return cells
+
+
+class _Cells(Mapping[Hashable, np.ndarray]):
+    """The cells of each group as dense arrays, read when asked for: only one group is dense at a time."""
+
+    def __init__(self, adata: AnnData, rows: Mapping[Hashable, np.ndarray], log_normalize: bool) -> None:
+        self._adata, self._rows, self._log_normalize = adata, rows, log_normalize
+
+    def __getitem__(self, group: Hashable) -> np.ndarray:
+        return comparison_matrix(self._adata[self._rows[group]], counts=self._log_normalize)
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def _own(holdout: HoldOut) -> np.ndarray:
+    return comparison_matrix(holdout.control, counts=holdout.counts, name="control")
+
+
+def _others(holdout: HoldOut, *, log_normalize: bool | None = None) -> tuple[_Cells, _Cells]:
+    """The other groups' control and target cells, log-normalised where they are counts unless told otherwise."""
+    normalize = holdout.counts if log_normalize is None else log_normalize
+    groups = other_groups(holdout)
+    controls, targets = ({name: masks[side] for name, masks in groups.items()} for side in (0, 1))
+    return _Cells(holdout.training, controls, normalize), _Cells(holdout.training, targets, normalize)
+
+
+def _check_columns(adata: AnnData, *keys: str) -> None:
+    for key in keys:
+        if key not in adata.obs.columns:
+            msg = f"Expected the column {key!r} in `adata.obs`, found {list(adata.obs.columns)}."
+            raise ValueError(msg)

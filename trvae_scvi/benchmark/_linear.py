@@ -1,0 +1,121 @@
+"""Predictions without a network that need linear algebra: the change in principal components, and its regression.
+
+Pure functions in the space in which predictions are compared (log-normalised).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ._baselines import add_change, check_groups, group_changes, lowest_value
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+__all__ = ["RIDGE_ALPHAS", "pca_shift", "ridge_shift"]
+
+#: Penalties that :func:`ridge_shift` chooses from. At the largest next to nothing is left but the mean change.
+RIDGE_ALPHAS = tuple(10.0 ** np.arange(-2, 7))
+_MIN_GROUPS = 3  # with two, each is predicted from one alone: by its change, whatever the penalty
+
+
+def pca_shift(
+    control: np.ndarray,
+    controls: Mapping[Hashable, np.ndarray],
+    targets: Mapping[Hashable, np.ndarray],
+    *,
+    n_components: int = 50,
+) -> np.ndarray:
+    """Predict the mean change of the other groups as far as it lies in the leading principal components.
+
+    As :func:`~trvae_scvi.benchmark.mean_shift`, but the change is taken between the cells' coordinates in the principal
+    components and mapped back. What a control cell has outside the components is kept. The components are those of all
+    cells given, the held-out group's control cells included.
+
+    Parameters
+    ----------
+    control
+        `k x d` control cells of the held-out group.
+    controls, targets
+        For each other group its cells under control and under the target condition, `n_g x d` and `m_g x d`; the same
+        groups in both. All of them are in memory at once.
+    n_components
+        Number of components; all if there are fewer genes or cells.
+
+    Returns
+    -------
+    `k x d` predicted cells, of the floating point type of `control`. Clipped at 0, unless the cells given have negative
+    values themselves.
+
+    Raises
+    ------
+    ValueError
+        If there is no other group, the groups of `controls` and `targets` differ, or `n_components` is below 1.
+    """
+    check_groups(controls, targets)
+    axes = _principal_axes(control, controls, targets, n_components)
+    change = group_changes(controls, targets).mean(axis=0)
+    return add_change(control, change @ axes.T @ axes, lowest=lowest_value(control, controls, targets))
+
+
+def ridge_shift(
+    control: np.ndarray,
+    controls: Mapping[Hashable, np.ndarray],
+    targets: Mapping[Hashable, np.ndarray],
+    *,
+    n_components: int = 50,
+) -> np.ndarray:
+    """Predict the group's change from its control mean, by a ridge regression fitted to the other groups.
+
+    The inputs are the groups' mean control cells in the leading principal components, each standardised over the
+    groups; the outputs the groups' changes of the mean of every gene, (mean target - mean control). The penalty is the
+    one of `RIDGE_ALPHAS` with the smallest squared error when each of the other groups is left out in turn. With fewer
+    than three other groups there is nothing to choose it by, and the prediction is that of
+    :func:`~trvae_scvi.benchmark.mean_shift`.
+
+    Parameters
+    ----------
+    control, controls, targets, n_components
+        As in :func:`~trvae_scvi.benchmark.pca_shift`.
+
+    Returns
+    -------
+    `k x d` predicted cells, of the floating point type of `control`: the predicted change added to every control cell.
+    Clipped at 0, unless the cells given have negative values themselves.
+
+    Raises
+    ------
+    ValueError
+        If there is no other group, the groups of `controls` and `targets` differ, or `n_components` is below 1.
+    """
+    check_groups(controls, targets)
+    changes = group_changes(controls, targets)
+    change = changes.mean(axis=0)
+    if len(changes) >= _MIN_GROUPS:
+        axes = _principal_axes(control, controls, targets, n_components)
+        others = np.stack([controls[group].mean(axis=0, dtype=np.float64) for group in targets])
+        own = control.mean(axis=0, dtype=np.float64)
+        model = make_pipeline(StandardScaler(), RidgeCV(alphas=RIDGE_ALPHAS)).fit(others @ axes.T, changes)
+        change = model.predict([own @ axes.T])[0]
+    return add_change(control, change, lowest=lowest_value(control, controls, targets))
+
+
+def _principal_axes(
+    control: np.ndarray,
+    controls: Mapping[Hashable, np.ndarray],
+    targets: Mapping[Hashable, np.ndarray],
+    n_components: int,
+) -> np.ndarray:
+    """Unit vectors of the leading principal components of all cells given, `n_components x d`."""
+    if n_components < 1:
+        msg = f"Expected `n_components` to be at least 1, found {n_components}."
+        raise ValueError(msg)
+    cells = np.concatenate([control, *controls.values(), *targets.values()])
+    # Large data take the randomised solver, which is seeded so that the same cells give the same prediction.
+    return PCA(min(n_components, *cells.shape), random_state=0).fit(cells).components_

@@ -1,0 +1,223 @@
+"""Methods that train a network: trVAE and others to compare it with, each on the same hold-out.
+
+A method is anything that takes a :class:`~trvae_scvi.benchmark.HoldOut` and gives a prediction. These are dataclasses,
+so that they can be sent to other processes and their settings can be read from their `repr`. None changes its hold-out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import scvi
+import torch
+from anndata import AnnData
+
+from trvae_scvi._model import TRVAE
+from trvae_scvi.metrics import comparison_matrix
+
+from ._holdout import other_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ._holdout import HoldOut
+
+__all__ = ["LatentShiftMethod", "PertpyScGenMethod", "SCVIMethod", "TRVAEMethod"]
+
+_HALF = "_half"
+
+
+@dataclass(frozen=True)
+class TRVAEMethod:
+    """Train a :class:`~trvae_scvi.TRVAE` without the held-out cells and predict them from the group's control cells.
+
+    The group is registered as the label, so that ``mmd_balance_labels`` can be set.
+
+    Parameters
+    ----------
+    model_kwargs
+        Arguments of :class:`~trvae_scvi.TRVAE`. Data that are normalised already need ``{"gene_likelihood": "mse"}``.
+    train_kwargs
+        Arguments of :meth:`~trvae_scvi.TRVAE.train`.
+    prediction
+        `method` of :meth:`~trvae_scvi.TRVAE.predict_perturbation`.
+
+    Examples
+    --------
+    >>> from trvae_scvi.benchmark import TRVAEMethod
+    >>> without_penalty = TRVAEMethod({"mmd_on": None}, {"max_epochs": 50})
+    """
+
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    train_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    prediction: Literal["counterfactual", "mean", "sample"] = "counterfactual"
+
+    def __call__(self, holdout: HoldOut) -> AnnData:
+        """Train and predict; integer counts, or expected counts with ``prediction="mean"``."""
+        training = _private(holdout.training)
+        with _seeded(holdout.seed):
+            TRVAE.setup_anndata(training, holdout.condition_key, labels_key=holdout.group_key)
+            model = TRVAE(training, **self.model_kwargs)
+            _train(model, self.train_kwargs)
+            return model.predict_perturbation(
+                holdout.control, target=holdout.target, method=self.prediction, seed=holdout.seed
+            )
+
+
+@dataclass(frozen=True)
+class LatentShiftMethod:
+    """Add the other groups' mean change in a latent space to the control cells and decode them, as scGen does.
+
+    The network is that of :class:`~trvae_scvi.TRVAE` without its penalty and without being told the condition, which
+    the latent space therefore holds. The change is the mean over the other groups, unweighted, of (mean target - mean
+    control) of the posterior means (Lotfollahi, Wolf & Theis 2019, doi:10.1038/s41592-019-0494-8).
+
+    Parameters
+    ----------
+    model_kwargs
+        Arguments of :class:`~trvae_scvi.TRVAE` other than `mmd_on`.
+    train_kwargs
+        Arguments of :meth:`~trvae_scvi.TRVAE.train`.
+    """
+
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    train_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, holdout: HoldOut) -> AnnData:
+        """Train and predict: the decoder's mean, expected counts at the cells' own totals."""
+        training, control = _private(holdout.training), _private(holdout.control)
+        rng = np.random.default_rng(holdout.seed)
+        for cells in (training, control):
+            # The model takes no single condition: it is given two that say nothing about the cells.
+            cells.obs[_HALF] = np.where(rng.permutation(cells.n_obs) % 2, "first", "second")
+        with _seeded(holdout.seed):
+            TRVAE.setup_anndata(training, _HALF)
+            model = TRVAE(training, mmd_on=None, **self.model_kwargs)
+            _train(model, self.train_kwargs)
+            latent = model.get_latent_representation()
+            groups = other_groups(holdout).values()
+            change = np.mean([latent[under].mean(axis=0) - latent[base].mean(axis=0) for base, under in groups], axis=0)
+            decoded = _decode_means(model, control, model.get_latent_representation(control) + change)
+        return AnnData(X=decoded, obs=holdout.control.obs.copy(), var=holdout.control.var.copy())
+
+
+@dataclass(frozen=True)
+class SCVIMethod:
+    """Train :class:`scvi.model.SCVI` with the condition as batch and decode the control cells as the target batch.
+
+    Parameters
+    ----------
+    model_kwargs
+        Arguments of :class:`scvi.model.SCVI`.
+    train_kwargs
+        Arguments of its `train`.
+    """
+
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    train_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, holdout: HoldOut) -> AnnData:
+        """Train and predict: the decoder's mean, expected counts at the cells' own totals."""
+        training, control = _private(holdout.training), _private(holdout.control)
+        with _seeded(holdout.seed):
+            scvi.model.SCVI.setup_anndata(training, batch_key=holdout.condition_key)
+            model = scvi.model.SCVI(training, **self.model_kwargs)
+            _train(model, self.train_kwargs)
+            shares = model.get_normalized_expression(control, transform_batch=holdout.target, return_numpy=True)
+        return AnnData(X=shares * _totals(control), obs=holdout.control.obs.copy(), var=holdout.control.var.copy())
+
+
+@dataclass(frozen=True)
+class PertpyScGenMethod:
+    """Train scGen as pertpy has it, on log-normalised data. Needs the extra ``benchmark``.
+
+    pertpy balances groups and conditions by draws that it does not seed: equal seeds do not give equal results.
+
+    Parameters
+    ----------
+    model_kwargs
+        Arguments of `pertpy.tl.Scgen`.
+    train_kwargs
+        Arguments of its `train`.
+    """
+
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    train_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, holdout: HoldOut) -> np.ndarray:
+        """Train and predict; clipped at 0 where the hold-out has counts.
+
+        Raises
+        ------
+        ImportError
+            If pertpy is not installed.
+        """
+        try:
+            import pertpy
+        except ImportError as error:
+            msg = "PertpyScGenMethod needs pertpy, which is not installed: `pip install 'trvae-scvi[benchmark]'`."
+            raise ImportError(msg) from error
+        training, control = _private(holdout.training), _private(holdout.control)
+        for cells in (training, control):
+            cells.X = comparison_matrix(cells, counts=holdout.counts)
+        with _seeded(holdout.seed):
+            scgen = pertpy.tl.Scgen
+            scgen.setup_anndata(training, batch_key=holdout.condition_key, labels_key=holdout.group_key)
+            model = scgen(training, **self.model_kwargs)
+            _train(model, self.train_kwargs)
+            prediction, _ = model.predict(ctrl_key=holdout.source, stim_key=holdout.target, adata_to_predict=control)
+        values = np.asarray(prediction.X)
+        return np.maximum(values, 0) if holdout.counts else values
+
+
+def _train(model: Any, train_kwargs: Mapping[str, Any]) -> None:
+    model.train(**{"enable_progress_bar": False, **train_kwargs})
+
+
+def _private(cells: AnnData) -> AnnData:
+    """Cells with their own annotation, which a set-up may write to, and shared values."""
+    return AnnData(X=cells.X, obs=cells.obs.copy(), var=cells.var.copy())
+
+
+def _totals(cells: AnnData) -> np.ndarray:
+    """Total counts of every cell, `n x 1`."""
+    return np.asarray(cells.X.sum(axis=1), dtype=np.float32).reshape(-1, 1)
+
+
+@torch.inference_mode()
+def _decode_means(model: TRVAE, cells: AnnData, latent: np.ndarray) -> np.ndarray:
+    """Decode latent variables (`n x n_latent`) with the cells' totals and registered conditions to means, `n x d`."""
+    conditions = list(model.adata_manager.get_state_registry("batch").categorical_mapping)
+    codes = [conditions.index(name) for name in cells.obs[_HALF]]
+    decoded = model.module.generative(
+        z=torch.as_tensor(latent, dtype=torch.float32),
+        library=torch.log(torch.as_tensor(_totals(cells))),
+        batch_index=torch.tensor(codes)[:, None],
+    )
+    return decoded["px"].mean.cpu().numpy()
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed scvi-tools, NumPy and torch inside the block, with warnings only; leave all global states as they were."""
+    before, of_python, of_numpy = scvi.settings.seed, random.getstate(), np.random.get_state()
+    loggers = {name: logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "scvi")}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    with torch.random.fork_rng():
+        try:
+            for logger in loggers.values():  # else several lines for every run, of which there can be hundreds
+                logger.setLevel(logging.WARNING)
+            scvi.settings.seed = seed
+            yield
+        finally:
+            scvi.settings.seed = before
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)
+            for name, logger in loggers.items():
+                logger.setLevel(levels[name])

@@ -1,0 +1,122 @@
+"""The folder of a run: what it was made with, and every finished piece of it as a small table. Knows no method."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from anndata import AnnData
+
+__all__ = ["PartStore", "data_fingerprint", "describe_method", "write_text"]
+
+_SETTINGS = "settings.json"
+_TEXT_COLUMNS = ["method", "genes", "metric"]  # all others hold numbers
+
+
+class PartStore:
+    """Finished pieces of a run on disk, each written at once, so that an interrupted run leaves none unfinished.
+
+    Parameters
+    ----------
+    folder
+        Where to keep ``settings.json`` and ``parts/``; made if need be.
+    settings
+        What the pieces depend on, JSON values by name. Under ``"methods"`` further names may join in a later run.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds a run with other settings.
+    OSError
+        If the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        (folder / "parts").mkdir(parents=True, exist_ok=True)
+        present = folder / _SETTINGS
+        kept = json.loads(present.read_text(encoding="utf-8")) if present.exists() else {}
+        if kept:
+            _check_same(kept, settings, folder)
+        methods = {**kept.get("methods", {}), **settings["methods"]}
+        write_text(present, json.dumps({**settings, "methods": methods}, indent=2))
+
+    def read(self, *key: Any) -> pd.DataFrame | None:
+        """Return the table kept under a key, or `None` if there is none."""
+        path = self._path(key)
+        if not path.exists():
+            return None
+        # As text first: the reader's own conversion may miss the number written by its last digit.
+        table = pd.read_csv(path, dtype=str)
+        return table.astype(dict.fromkeys(table.columns.difference(_TEXT_COLUMNS), float))
+
+    def write(self, table: pd.DataFrame, *key: Any) -> None:
+        """Keep a table under a key."""
+        write_text(self._path(key), table.to_csv(index=False))
+
+    def _path(self, key: tuple[Any, ...]) -> Path:
+        # Names can hold characters that a file name cannot, and differ only in those: hence the hash.
+        full = json.dumps([str(part) for part in key])
+        readable = re.sub(r"[^\w.-]+", "-", "_".join(map(str, key)), flags=re.ASCII)[:80]
+        return self.folder / "parts" / f"{readable}_{_hash(full)[:12]}.csv"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under another name first: whatever interrupts, the file is there as a whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+def data_fingerprint(adata: AnnData, *keys: str) -> dict[str, Any]:
+    """Describe data such that other data are told from them, without keeping any.
+
+    Parameters
+    ----------
+    adata
+        Cells with the values in `X`.
+    *keys
+        Columns of `obs` that count.
+
+    Returns
+    -------
+    Shape and sum of the values, and hashes of the names of cells and genes and of the columns.
+    """
+    texts = {"obs_names": adata.obs_names, "var_names": adata.var_names, **{f"obs[{k!r}]": adata.obs[k] for k in keys}}
+    hashes = {name: _hash("\n".join(values.astype(str)))[:16] for name, values in texts.items()}
+    return {"shape": list(adata.shape), "sum": float(adata.X.sum(dtype=np.float64)), **hashes}
+
+
+def describe_method(method: object) -> str:
+    """Give a method's `repr` without the addresses in memory, which differ from run to run."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(method))
+
+
+def _check_same(kept: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> None:
+    differences = [
+        f"{name} {kept.get(name)!r} there and {value!r} now"
+        for name, value in settings.items()
+        if name != "methods" and kept.get(name) != value
+    ]
+    differences += [
+        f"method {name!r} {kept['methods'][name]} there and {value} now"
+        for name, value in settings["methods"].items()
+        if kept["methods"].get(name, value) != value
+    ]
+    if differences:
+        msg = f"Expected the folder {folder} to be of this run, found {'; '.join(differences)}. Name another folder."
+        raise ValueError(msg)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

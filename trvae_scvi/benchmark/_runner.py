@@ -1,0 +1,269 @@
+"""Every group held out in turn: which hold-outs there are, every method on every one of them, one table of scores."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from joblib import Parallel, delayed
+from scvi.utils import track
+
+from trvae_scvi._validation import check_choice, check_column, check_integer, summarize_values
+from trvae_scvi.metrics import METRICS, SKILL_METRICS
+
+from ._baseline_methods import BASELINES
+from ._comparison import CEILING, REFERENCE, with_skill
+from ._holdout import hold_out_pairs, only_values
+from ._methods import TRVAEMethod
+from ._parts import PartStore, data_fingerprint, describe_method, write_text
+from ._report import write_report
+from ._task import Job, Task, compute
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from anndata import AnnData
+
+    from ._baseline_methods import Method
+
+__all__ = ["leave_one_group_out"]
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = ["group", "target", "seed", "method", "genes", "metric", "value", "skill", "seconds"]
+_SHOWN = 5
+
+
+def leave_one_group_out(
+    adata: AnnData,
+    *,
+    group_key: str,
+    condition_key: str = "condition",
+    control: Hashable,
+    methods: Mapping[str, Method] | None = None,
+    groups: Sequence[Hashable] | None = None,
+    targets: Sequence[Hashable] | None = None,
+    seeds: Sequence[int] = (0,),
+    layer: str | None = None,
+    counts: bool = True,
+    n_hvg: int | None = None,
+    n_top_genes: int = 100,
+    metrics: Sequence[str] = SKILL_METRICS,
+    out: str | os.PathLike[str] | None = None,
+    n_jobs: int = 1,
+    progress_bar: bool = True,
+) -> pd.DataFrame:
+    """Hold every group out under every condition in turn, predict it, and score the prediction.
+
+    For each group and target condition, every method is trained without the group's cells under the target, predicts
+    them from the group's control cells, and is scored against the cells held out, beside all `BASELINES` and the noise
+    ceiling. Groups with fewer than 10 cells under control or target, and those without another group to learn from, are
+    skipped with a warning.
+
+    Parameters
+    ----------
+    adata
+        Cells of several groups under control and other conditions. Not changed.
+    group_key, condition_key
+        Columns of `obs` with the groups (cell types, donors ...) and the conditions, without missing values.
+    control
+        The condition to predict from.
+    methods
+        Methods by name: any callable that takes a :class:`~trvae_scvi.benchmark.HoldOut` and returns predicted cells,
+        as an AnnData with counts or expected counts in ``X`` (what `X` holds with ``counts=False``) or as an array that
+        is log-normalised already. `None` is ``{"trVAE": TRVAEMethod()}``.
+    groups, targets
+        Groups to hold out, and conditions to hold them out under. `None` takes all, without the control.
+    seeds
+        Every method is run with each of them. Baselines and ceiling do not depend on them.
+    layer
+        The layer to read; `None` reads `X`.
+    counts
+        Whether the values are counts. ``False`` compares them as they are, without "fold change".
+    n_hvg
+        Number of highly variable genes, chosen for every hold-out without the cells held out; everything is computed on
+        these genes, the normalisation, too. `None` takes all genes.
+    n_top_genes
+        Number of genes in the second gene set; all genes if there are fewer.
+    metrics
+        Names out of ``metrics.METRICS``.
+    out
+        Folder for ``scores.csv``, ``skipped.csv``, ``report.html`` and every finished piece. Called again with the same
+        data and settings, only what is missing there is computed: after an interruption, or with further groups, seeds
+        or methods. A method of your own should have a `repr` that tells its settings.
+    n_jobs
+        Number of processes, as in :class:`joblib.Parallel`, which share the processor's cores.
+    progress_bar
+        Whether to show one.
+
+    Returns
+    -------
+    One row per hold-out, seed, method, gene set and metric with the columns `group`, `target`, `seed` (the first one
+    for baselines and ceiling), `method`, `genes`, `metric`, `value`, `skill` (0 is the mean shift, 1 the ceiling; see
+    :func:`~trvae_scvi.metrics.skill`) and `seconds` (training and prediction). ``attrs["skipped"]`` lists what was
+    skipped, ``attrs["settings"]`` the arguments.
+
+    Raises
+    ------
+    KeyError
+        If a column or the layer is missing.
+    TypeError
+        If an argument has the wrong type.
+    ValueError
+        If an argument has an unknown value, the values are no counts, nothing can be held out, or `out` is the folder
+        of a run with other data or settings.
+
+    Notes
+    -----
+    The error of a method is raised at once; its notes say where it happened, and with `out` nothing that was finished
+    is lost. Equal seeds give equal results for equal numbers of threads, which differ with `n_jobs` unless
+    ``OMP_NUM_THREADS`` sets one.
+
+    Examples
+    --------
+    >>> from trvae_scvi.benchmark import TRVAEMethod, leave_one_group_out
+    >>> from trvae_scvi.datasets import simulate_perturbation
+    >>> adata = simulate_perturbation(n_cells=600, n_genes=50, n_types=3).adata
+    >>> methods = {"short": TRVAEMethod(train_kwargs={"max_epochs": 2})}
+    >>> table = leave_one_group_out(
+    ...     adata, group_key="cell_type", control="control", groups=["type_1"], methods=methods, progress_bar=False
+    ... )
+    >>> table["method"].unique().tolist()[:3]
+    ['short', 'no change', 'mean of others']
+    """
+    methods = {"trVAE": TRVAEMethod()} if methods is None else dict(methods)
+    for argument, key in (("group_key", group_key), ("condition_key", condition_key)):
+        check_column(adata, argument, key)
+    _check_methods(methods)
+    _check_numbers(adata, seeds, n_hvg, n_top_genes, metrics)
+    pairs, skipped = hold_out_pairs(
+        adata, group_key=group_key, condition_key=condition_key, control=control, groups=groups, targets=targets
+    )
+    _warn_of_skipped(skipped, len(pairs))
+    cells = only_values(adata, layer)
+    _check_values(cells, counts)
+    task = Task(group_key, condition_key, control, counts, n_hvg, n_top_genes, tuple(metrics))
+    described = {name: describe_method(method) for name, method in methods.items()}
+    settings = task.settings() | {"layer": layer, "version": version("trvae-scvi")}
+    store = None
+    if out is not None:
+        fingerprint = data_fingerprint(cells, group_key, condition_key)
+        store = PartStore(Path(out), {**fingerprint, **settings, "methods": described})
+    jobs = [Job(*pair) for pair in pairs]
+    jobs += [Job(group, target, int(seed), name) for (group, target), seed, name in product(pairs, seeds, methods)]
+    parts = _run(jobs, cells, task, methods, store, n_jobs, progress_bar)
+    table = pd.concat([_pair_table(parts, pair, seeds, methods) for pair in pairs], ignore_index=True)
+    table.attrs["skipped"] = skipped
+    table.attrs["settings"] = settings | {"seeds": list(map(int, seeds)), "methods": described}
+    if out is not None:
+        _write(table, Path(out))
+    return table
+
+
+def _run(
+    jobs: list[Job],
+    cells: AnnData,
+    task: Task,
+    methods: Mapping[str, Method],
+    store: PartStore | None,
+    n_jobs: int,
+    progress_bar: bool,
+) -> dict[Job, pd.DataFrame]:
+    """Compute what is not in the store yet; give the tables of all jobs."""
+    kept = {} if store is None else {job: store.read(*job) for job in jobs}
+    parts = {job: part for job, part in kept.items() if part is not None}
+    todo = [job for job in jobs if job not in parts]
+    # Processes of joblib take an equal share of the cores as threads each, unless the environment says otherwise.
+    results = Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
+        delayed(compute)(job, cells, task, None if job.method is None else methods[job.method], store) for job in todo
+    )
+    for job, part in track(results, description="Holding out", total=len(todo), disable=not progress_bar):
+        parts[job] = part
+    return parts
+
+
+def _pair_table(
+    parts: Mapping[Job, pd.DataFrame],
+    pair: tuple[Hashable, Hashable],
+    seeds: Sequence[int],
+    methods: Mapping[str, Method],
+) -> pd.DataFrame:
+    """Put the tables of one hold-out together, with skills."""
+    group, target = pair
+    references = parts[Job(group, target)]
+    by_name = {name: rows.reset_index(drop=True) for name, rows in references.groupby("method", sort=False)}
+    frames = [
+        parts[Job(group, target, int(seed), name)].assign(seed=int(seed), method=name)
+        for seed, name in product(seeds, methods)
+    ]
+    frames += [rows.assign(seed=int(seeds[0])) for rows in by_name.values()]
+    scored = [with_skill(frame, by_name[REFERENCE], by_name[CEILING]) for frame in frames]
+    return pd.concat(scored, ignore_index=True).assign(group=group, target=target)[_COLUMNS]
+
+
+def _write(table: pd.DataFrame, out: Path) -> None:
+    skipped = pd.DataFrame(table.attrs["skipped"], columns=["group", "target", "reason"])
+    write_text(out / "skipped.csv", skipped.to_csv(index=False))
+    write_text(out / "scores.csv", table.to_csv(index=False))
+    write_report(table, out / "report.html")
+
+
+def _warn_of_skipped(skipped: Sequence[Mapping[str, Any]], n_pairs: int) -> None:
+    lines = [f"{row['group']} under {row['target']}: {row['reason']}" for row in skipped]
+    if n_pairs == 0:
+        msg = f"Expected a group that can be held out, found none ({'; '.join(lines[:_SHOWN])})."
+        raise ValueError(msg)
+    if lines:
+        more = "" if len(lines) <= _SHOWN else f"; and {len(lines) - _SHOWN} more"
+        logger.warning("Skipped %d hold-outs: %s%s.", len(lines), "; ".join(lines[:_SHOWN]), more)
+
+
+def _check_methods(methods: Mapping[str, Method]) -> None:
+    for name, method in methods.items():
+        if not isinstance(name, str) or not callable(method):
+            msg = f"Expected `methods` to map names to callables, found {name!r}: {method!r}."
+            raise TypeError(msg)
+        if name in (*BASELINES, CEILING):
+            msg = f"Expected names of `methods` other than those of the baselines, found {name!r}. Choose another."
+            raise ValueError(msg)
+
+
+def _check_numbers(
+    adata: AnnData, seeds: Sequence[int], n_hvg: int | None, n_top_genes: int, metrics: Sequence[str]
+) -> None:
+    for name, values in (("seeds", list(seeds)), ("metrics", list(metrics))):
+        if not values or len(set(values)) < len(values):
+            msg = f"Expected `{name}` to hold at least one value and none twice, found {values}."
+            raise ValueError(msg)
+    for seed in seeds:
+        check_integer("seeds", seed, 0)
+    for metric in metrics:
+        check_choice("metrics", metric, METRICS)
+    check_integer("n_top_genes", n_top_genes, 1)
+    if n_hvg is not None:
+        check_integer("n_hvg", n_hvg, 2)
+        if n_hvg > adata.n_vars:
+            msg = f"Expected `n_hvg` of at most the number of genes ({adata.n_vars}), found {n_hvg}."
+            raise ValueError(msg)
+
+
+def _check_values(cells: AnnData, counts: bool) -> None:
+    """Find out before the first training what would end one."""
+    summary = summarize_values(cells.X)
+    if not summary.finite:
+        msg = "Expected finite values, found NaN or infinity. Remove or replace them first."
+        raise ValueError(msg)
+    if counts and not (summary.integer and summary.minimum >= 0):
+        msg = (
+            "Expected counts (whole numbers from 0), found other values. Name the layer that holds counts, or pass "
+            "`counts=False` for values that are normalised already."
+        )
+        raise ValueError(msg)
+    if counts and summary.n_empty_rows:
+        msg = f"Expected counts in every cell, found {summary.n_empty_rows} cells without any. Remove them first."
+        raise ValueError(msg)
