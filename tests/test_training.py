@@ -308,7 +308,7 @@ def test_several_devices_are_refused(adata):
         tv.TRVAE(adata).train(strategy="ddp")
 
 
-@pytest.mark.parametrize(("n_cells", "epochs"), [(100, 400), (20_000, 30), (1_000_000, 10)])
+@pytest.mark.parametrize(("n_cells", "epochs"), [(100, 400), (20_000, 60), (1_000_000, 10)])
 def test_default_number_of_epochs(n_cells, epochs):
     from trvae_scvi._training import _default_epochs
 

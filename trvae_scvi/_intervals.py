@@ -83,7 +83,8 @@ def calibrate(
 
     Coverage is averaged over populations, so that each has the same weight. It rises with both parameters; for every
     `share` there is one `floor` with the right coverage of all variables, and along these pairs the coverage of the
-    responsive variables rises with `share`.
+    responsive variables rises with `share`. Where the `floor` would have to be negative it is 0, and more than the
+    level is covered of all variables.
 
     Parameters
     ----------

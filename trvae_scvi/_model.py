@@ -161,7 +161,7 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
         dispersion: Literal["gene", "gene-batch"] = "gene",
         encode_condition: bool = False,
         condition_layer: Literal["output", "first"] = "output",
-        response_scale: float = 0.02,
+        response_scale: float = 0.03,
         normalization: Literal["layer", "batch"] | None = "layer",
         nonnegative_output: bool = False,
         mmd_on: Literal["y", "z"] | None = "y",

@@ -76,7 +76,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         dispersion: Literal["gene", "gene-batch"] = "gene",
         encode_condition: bool = False,
         condition_layer: Literal["output", "first"] = "output",
-        response_scale: float = 0.02,
+        response_scale: float = 0.03,
         normalization: Literal["layer", "batch"] | None = "layer",
         nonnegative_output: bool = False,
         use_size_factor_key: bool = False,

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _WARMUP_STEPS_FRACTION = 0.1
 _KL_WARMUP_FRACTION = 1 / 3
 _REFERENCE_CELLS = 20_000
-_REFERENCE_EPOCHS = 30
+_REFERENCE_EPOCHS = 60
 _EPOCHS_BOUNDS = (10, 400)
 
 
@@ -197,7 +197,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         Parameters
         ----------
         max_epochs
-            Passes through the training cells. Defaults to 30 for 20,000 cells and in proportion more for
+            Passes through the training cells. Defaults to 60 for 20,000 cells and in proportion more for
             fewer (at most 400), fewer for more (at least 10).
         accelerator, devices
             As for Lightning: ``"cpu"``, ``"gpu"``, ``"mps"``, ``"auto"``.

@@ -6,6 +6,7 @@ from ._baseline_methods import BASELINES, Method, baseline_predictions
 from ._baselines import fold_change, mean_of_others, mean_shift, no_change
 from ._comparison import compare_predictions
 from ._holdout import HoldOut, Pairs, hold_out, hold_out_pairs
+from ._intervals import calibrate_intervals, change_table, coverage_table, fit_model_error
 from ._linear import pca_shift, ridge_shift
 from ._methods import LatentShiftMethod, PertpyScGenMethod, SCVIMethod, TRVAEMethod
 from ._report import write_report
@@ -21,7 +22,11 @@ __all__ = [
     "SCVIMethod",
     "TRVAEMethod",
     "baseline_predictions",
+    "calibrate_intervals",
+    "change_table",
     "compare_predictions",
+    "coverage_table",
+    "fit_model_error",
     "fold_change",
     "hold_out",
     "hold_out_pairs",

@@ -37,7 +37,7 @@ _HALF = "_half"
 class TRVAEMethod:
     """Train a :class:`~trvae_scvi.TRVAE` without the held-out cells and predict them from the group's control cells.
 
-    The group is registered as the label, so that ``mmd_balance_labels`` can be set.
+    The group is registered as the label.
 
     Parameters
     ----------
@@ -60,14 +60,22 @@ class TRVAEMethod:
 
     def __call__(self, holdout: HoldOut) -> AnnData:
         """Train and predict; integer counts, or expected counts with ``prediction="mean"``."""
+        return self.predict(self.fit(holdout), holdout)
+
+    def fit(self, holdout: HoldOut) -> TRVAE:
+        """Train on the cells that are not held out."""
         training = _private(holdout.training)
         with _seeded(holdout.seed):
             TRVAE.setup_anndata(training, holdout.condition_key, labels_key=holdout.group_key)
             model = TRVAE(training, **self.model_kwargs)
             _train(model, self.train_kwargs)
-            return model.predict_perturbation(
-                holdout.control, target=holdout.target, method=self.prediction, seed=holdout.seed
-            )
+        return model
+
+    def predict(self, model: TRVAE, holdout: HoldOut) -> AnnData:
+        """Predict the held-out cells with a trained model."""
+        return model.predict_perturbation(
+            holdout.control, target=holdout.target, method=self.prediction, seed=holdout.seed
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,178 @@
+"""Intervals of predicted changes: calibrated on groups whose response is known, and scored on others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scvi.utils import track
+
+from trvae_scvi._intervals import ModelError, calibrate, margin, standard_error
+from trvae_scvi._validation import check_column, check_number
+from trvae_scvi.metrics import comparison_matrix, interval_coverage, responsive_genes
+
+from ._baseline_methods import predicted_cells
+from ._holdout import hold_out, hold_out_pairs
+from ._methods import TRVAEMethod
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from anndata import AnnData
+
+    from ._baseline_methods import Method
+
+__all__ = ["calibrate_intervals", "change_table", "coverage_table", "fit_model_error"]
+
+
+def calibrate_intervals(
+    adata: AnnData,
+    *,
+    group_key: str,
+    condition_key: str = "condition",
+    control: Hashable,
+    method: Method | None = None,
+    groups: Sequence[Hashable] | None = None,
+    targets: Sequence[Hashable] | None = None,
+    seeds: Sequence[int] = (0,),
+    layer: str | None = None,
+    counts: bool = True,
+    n_top_genes: int = 100,
+    level: float = 0.9,
+    progress_bar: bool = True,
+) -> ModelError:
+    """Find out how far predictions are from the truth, for intervals that hold as often as they say.
+
+    Every group whose response is known is hidden in turn, a model is trained without it, and its change is predicted.
+    The result makes the intervals of `TRVAE.get_perturbation_effect` cover a share `level` of all genes and of the most
+    responsive ones, on average over these groups. Whether it holds for another one depends on its being no stranger to
+    the others than they are to each other.
+
+    Parameters
+    ----------
+    adata, group_key, condition_key, control, groups, targets, layer, counts
+        As in :func:`~trvae_scvi.benchmark.leave_one_group_out`.
+    method
+        What predicts. `None` is :class:`~trvae_scvi.benchmark.TRVAEMethod` with its defaults.
+    seeds
+        Every group is predicted with each of them.
+    n_top_genes
+        Number of most responsive genes; all if there are fewer.
+    level
+        The share to cover.
+    progress_bar
+        Whether to show one.
+
+    Returns
+    -------
+    The `model_error` for `TRVAE.get_perturbation_effect`.
+
+    Raises
+    ------
+    KeyError
+        If a column or layer is not there.
+    ValueError
+        If no group can be held out, `level` is not between 0 and 1, or for what the method refuses.
+
+    Examples
+    --------
+    >>> error = tv.benchmark.calibrate_intervals(adata, group_key="cell_type", control="control")  # doctest: +SKIP
+    >>> model.get_perturbation_effect(nk, target="stimulated", model_error=error)  # doctest: +SKIP
+    """
+    check_number("level", level, positive=True, below=1.0)
+    check_column(adata, "group_key", group_key)
+    check_column(adata, "condition_key", condition_key)
+    keys = {"group_key": group_key, "condition_key": condition_key, "control": control}
+    pairs, skipped = hold_out_pairs(adata, **keys, groups=groups, targets=targets)
+    if not pairs:
+        msg = f"Expected a group that can be held out, found none ({'; '.join(row['reason'] for row in skipped)})."
+        raise ValueError(msg)
+    method = TRVAEMethod() if method is None else method
+    jobs = [(*pair, seed) for pair in pairs for seed in seeds]
+    tables = []
+    for group, target, seed in track(jobs, description="Calibrating", disable=not progress_bar):
+        holdout, real = hold_out(adata, **keys, group=group, target=target, layer=layer, counts=counts, seed=seed)
+        given = comparison_matrix(holdout.control, counts=counts)
+        predicted = predicted_cells(method, holdout)
+        tables.append(change_table(predicted, comparison_matrix(real, counts=counts), given, n_top_genes=n_top_genes))
+    return fit_model_error(tables, level=level)
+
+
+def change_table(
+    predicted: np.ndarray, real: np.ndarray, control: np.ndarray, *, n_top_genes: int = 100
+) -> pd.DataFrame:
+    """Predicted and real change of every gene of a held-out group.
+
+    Parameters
+    ----------
+    predicted, real, control
+        Predicted (`n x d`), real (`m x d`) and control (`k x d`) cells, log-normalised.
+    n_top_genes
+        Number of most responsive genes, see :func:`~trvae_scvi.metrics.responsive_genes`; all if there are fewer.
+
+    Returns
+    -------
+    One row per gene with the columns `change` (predicted mean - control mean), `standard_error` (what the sampling of
+    as many cells as were predicted, and of the real ones, adds to the difference of their means), `change_real` and
+    `responsive`.
+    """
+    means = [cells.mean(axis=0, dtype=np.float64) for cells in (predicted, real, control)]
+    variance = predicted.var(axis=0, dtype=np.float64, ddof=1)
+    responsive = np.zeros(real.shape[1], dtype=bool)
+    responsive[responsive_genes(control, real, n_genes=min(n_top_genes, real.shape[1]))] = True
+    return pd.DataFrame(
+        {
+            "change": means[0] - means[2],
+            "standard_error": standard_error(variance, len(predicted), len(real)),
+            "change_real": means[1] - means[2],
+            "responsive": responsive,
+        }
+    )
+
+
+def fit_model_error(tables: Sequence[pd.DataFrame], *, level: float = 0.9) -> ModelError:
+    """Calibrate intervals on groups that have been predicted.
+
+    Parameters
+    ----------
+    tables
+        One :func:`change_table` for every group.
+    level
+        The share to cover.
+
+    Returns
+    -------
+    As :func:`calibrate_intervals`.
+    """
+    names = ("change", "standard_error", "change_real", "responsive")
+    columns = [[table[name].to_numpy() for table in tables] for name in names]
+    return calibrate(*columns, level=level)
+
+
+def coverage_table(
+    tables: Mapping[Hashable, pd.DataFrame], error: tuple[float, float], *, level: float = 0.9
+) -> pd.DataFrame:
+    """How often intervals hold, and how wide they are.
+
+    Parameters
+    ----------
+    tables
+        A :func:`change_table` for every group.
+    error
+        The model's error as in `TRVAE.get_perturbation_effect`.
+    level
+        Probability of the intervals.
+
+    Returns
+    -------
+    Two rows per group with the columns `group`, `genes` (`"all"` or `"responsive"`), `coverage` and `mean_width`.
+    """
+    rows = []
+    for group, table in tables.items():
+        half = margin(table["change"], table["standard_error"], ModelError(*error), level)
+        for genes, mask in (("all", np.ones(len(table), bool)), ("responsive", table["responsive"].to_numpy())):
+            of = table[mask]
+            found = interval_coverage(of["change"] - half[mask], of["change"] + half[mask], of["change_real"])
+            rows.append((group, genes, found["coverage"], found["mean_width"]))
+    return pd.DataFrame(rows, columns=["group", "genes", "coverage", "mean_width"])
