@@ -110,6 +110,11 @@ def score_intervals(adata: anndata.AnnData, types: list[str], seeds: list[int], 
     return frame.assign(role=role, floor=error.floor, share=error.share)
 
 
+def error_text(frame: pd.DataFrame) -> str:
+    """The calibrated error as a formula."""
+    return f"{frame['floor'].iloc[0]:.4f} + {frame['share'].iloc[0]:.3f} x |change|"
+
+
 def mean_skills(table: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds of the mean clipped skill, methods by types, with the mean and spread over the scored ones."""
     clipped = table.assign(skill=table["skill"].clip(-1, 1))
@@ -169,7 +174,14 @@ def main() -> None:
     if "intervals" in arguments.parts:
         frame = score_intervals(adata, SCORED, SEEDS, out)
         frame.to_csv(results / "kang_intervals.csv", index=False, float_format="%.4g")
-        print(frame.groupby(["role", "group", "genes"], sort=False)[["coverage", "mean_width"]].mean().to_string())
+        means = (
+            frame.groupby(["role", "group", "genes"], sort=False)[["coverage", "mean_width"]].mean().unstack("genes")
+        )
+        means.columns = [f"{name}, {genes} genes" for name, genes in means.columns]
+        means.index = [f"{group} ({role})" for role, group in means.index]
+        title = f"Intervals of 90 % with the error {error_text(frame)} (mean over seeds)"
+        (results / "kang_intervals.md").write_text(f"{title}\n\n{markdown(means)}\n")
+        print(means.to_string())
     if "ablation" in arguments.parts:
         write(ablate(adata, arguments.ablation_seeds, out, arguments.n_jobs), results / "kang_ablation.csv", "Ablation")
 
