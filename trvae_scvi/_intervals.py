@@ -37,7 +37,7 @@ class ModelError(NamedTuple):
 
 #: Calibrated on three cell types of Kang et al. 2018, each hidden in turn from a model with default settings; changes
 #: of mean log1p(counts per 10,000). `benchmarks/kang.py` reproduces it.
-DEFAULT_MODEL_ERROR = ModelError(floor=0.007, share=0.45)
+DEFAULT_MODEL_ERROR = ModelError(floor=0.006, share=0.37)
 
 
 def standard_error(variance: np.ndarray, n_predicted: int, n_real: int) -> np.ndarray:
