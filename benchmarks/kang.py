@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import logging
 import os
 from dataclasses import dataclass
@@ -63,7 +64,9 @@ class SavedTRVAE(TRVAEMethod):
 
     def fit(self, holdout: benchmark.HoldOut) -> tv.TRVAE:
         """Train, or load what was trained before with the same settings."""
-        settings = (dict(self.model_kwargs), dict(self.train_kwargs), holdout.group, holdout.target, holdout.seed)
+        # defaults, too: a model trained with others must not be taken for one of these
+        defaults = str(inspect.signature(tv.TRVAE.__init__)), str(inspect.signature(tv.TRVAE.train))
+        settings = (self.model_kwargs, self.train_kwargs, defaults, holdout.group, holdout.target, holdout.seed)
         path = Path(self.folder) / hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
         if not (path / "model.pt").exists():
             super().fit(holdout).save(path, overwrite=True)

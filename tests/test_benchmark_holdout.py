@@ -9,6 +9,7 @@ import pytest
 import scanpy as sc
 
 from trvae_scvi.benchmark import hold_out, hold_out_pairs
+from trvae_scvi.benchmark._holdout import other_groups
 from trvae_scvi.datasets import simulate_perturbation
 
 KEYS = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
@@ -97,16 +98,21 @@ def test_variable_genes_of_values_as_they_are(adata):
     assert set(holdout.training.var_names) == set(training.var_names[training.var["highly_variable"]])
 
 
-def test_cells_without_counts_of_the_variable_genes_are_left_out(adata):
+def test_cells_without_counts_of_the_variable_genes_are_not_learned_from(adata):
     held_out, own = rows(adata, "type_2", "stimulated"), rows(adata, "type_2", "control")
     adata.X = adata.X.toarray()
     adata.X[np.flatnonzero(held_out)[3]] = 0
     holdout, real = hold_out(adata, **PAIR, n_hvg=2)
     filled = np.asarray(adata[:, holdout.training.var_names].X.sum(axis=1)).ravel() > 0
-    for cells, of_part in ((holdout.training, ~held_out), (holdout.control, own), (real, held_out)):
+    for cells, of_part in ((holdout.training, ~held_out), (holdout.control, own)):
         assert list(cells.obs_names) == list(adata.obs_names[of_part & filled])
     assert holdout.training.n_obs < (~held_out).sum()
-    assert real.n_obs < held_out.sum()
+    # the truth is not chosen by what it turned out to be
+    assert list(real.obs_names) == list(adata.obs_names[held_out])
+    assert (np.asarray(real.X.sum(axis=1)).ravel() == 0).any()
+    adata.X[own] = 0
+    with pytest.raises(ValueError, match="n_hvg=2"):
+        hold_out(adata, **PAIR, n_hvg=2)
 
 
 def test_hold_out_refuses_what_is_not_there(adata):
@@ -181,3 +187,27 @@ def test_numbers_and_text_columns(design):
 def test_pairs_refuse(design, change, match):
     with pytest.raises(ValueError, match=match):
         hold_out_pairs(design, **{**DESIGN, **change})
+
+
+def test_choices_of_genes_are_not_handed_on(adata):
+    adata.var["highly_variable"] = True
+    holdout, real = hold_out(adata, **PAIR)
+    assert [list(cells.var.columns) for cells in (holdout.training, holdout.control, real)] == [[], [], []]
+    assert "highly_variable" in adata.var
+
+
+def test_a_group_of_few_cells_is_not_learned_from_where_others_have_more(adata):
+    few = rows(adata, "type_3", "stimulated")
+    kept = ~few | (np.cumsum(few) <= 9)
+    holdout, _ = hold_out(adata[kept], **PAIR)
+    assert list(other_groups(holdout)) == ["type_1"]
+    only_few = kept & (adata.obs["cell_type"] != "type_1").to_numpy()
+    holdout, _ = hold_out(adata[only_few], **PAIR)
+    assert list(other_groups(holdout)) == ["type_3"]
+
+
+def test_incomplete_groups_are_refused(adata):
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(object)
+    adata.obs.loc[adata.obs_names[0], "cell_type"] = None
+    with pytest.raises(ValueError, match="missing for 1"):
+        hold_out(adata, **PAIR)

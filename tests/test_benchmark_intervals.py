@@ -86,6 +86,7 @@ def test_calibration_with_a_trained_model_changes_nothing_of_the_callers(simulat
     ("change", "error", "match"),
     [
         ({"level": 90}, ValueError, "`level`"),
+        ({"seeds": ()}, ValueError, "`seeds`"),
         ({"group_key": "kind"}, KeyError, "group_key='kind'"),
         ({"groups": ["type_9"]}, ValueError, "type_9"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import anndata as ad
@@ -262,3 +263,8 @@ def test_scgen_says_what_to_install(holdout, monkeypatch):
     monkeypatch.setitem(sys.modules, "pertpy", None)
     with pytest.raises(ImportError, match=r"pip install 'trvae-scvi\[benchmark\]'"):
         PertpyScGenMethod()(holdout)
+
+
+def test_scvi_refuses_values_that_are_no_counts(holdout):
+    with pytest.raises(ValueError, match="SCVI models counts"):
+        SCVIMethod()(replace(holdout, counts=False))

@@ -272,7 +272,7 @@ def swapped(adata):
 @pytest.mark.parametrize(
     ("change", "arguments", "match"),
     [
-        (other_counts, {}, r"found sum [\d.]+ there and [\d.]+ now\. Name another folder"),
+        (other_counts, {}, r"found values '\w+' there and '\w+' now\. Name another folder"),
         (renamed, {}, "found obs_names '"),
         (swapped, {}, r"found obs\['cell_type'\] '"),
         (None, {"n_top_genes": 6}, "found n_top_genes 5 there and 6 now"),
@@ -466,3 +466,26 @@ def test_missing_groups_are_refused(adata):
 def test_predictions_are_checked(adata, prediction, error, match):
     with pytest.raises(error, match=match):
         run(adata, lambda holdout: prediction, groups=["type_1"])
+
+
+def test_other_values_with_the_same_sum_are_other_data(adata, tmp_path):
+    run(adata, Noisy(), out=tmp_path)
+    other = adata.copy()
+    other.X = adata.X[np.random.default_rng(0).permutation(adata.n_obs)]
+    with pytest.raises(ValueError, match="values"):
+        run(other, Noisy(), out=tmp_path)
+
+
+def test_functions_that_differ_in_code_or_closure_are_told_apart(adata, tmp_path):
+    def made(factor):
+        return lambda holdout: factor * log_normalize(holdout.control.X)
+
+    first = leave_one_group_out(adata, methods={"own": made(1.0)}, out=tmp_path, **FAST)
+    again = leave_one_group_out(adata, methods={"own": made(1.0)}, out=tmp_path, **FAST)
+    pd.testing.assert_frame_equal(first, again)
+    with pytest.raises(ValueError, match="own"):
+        leave_one_group_out(adata, methods={"own": made(2.0)}, out=tmp_path, **FAST)
+    with pytest.raises(ValueError, match="own"):
+        leave_one_group_out(
+            adata, methods={"own": lambda holdout: log_normalize(holdout.control.X)}, out=tmp_path, **FAST
+        )

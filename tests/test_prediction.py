@@ -437,6 +437,8 @@ def test_effect_groups_and_targets(adata):
         model.get_perturbation_effect(target="stimulated", groupby="nope")
     with pytest.raises(ValueError, match="`level`"):
         model.get_perturbation_effect(target="stimulated", level=90)
+    with pytest.raises(ValueError, match="two numbers"):
+        model.get_perturbation_effect(target="stimulated", model_error=0.1)
     with pytest.raises(ValueError, match="`model_error.share`"):
         model.get_perturbation_effect(target="stimulated", model_error=(0.0, -1.0))
 

@@ -97,8 +97,8 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
         deviation that depends on the cell's last hidden layer. Covariates always enter the first layer.
     response_scale
         How much responses may differ between cells, with ``condition_layer="output"``: standard deviation
-        of a normal prior on the weights of the deviations, on the scale of log means. Towards 0 a
-        condition does the same to all cells.
+        of a normal prior on the difference of two conditions' weights for the last hidden layer, on the
+        scale of log means. Towards 0 a condition does the same to all cells.
     normalization
         ``"layer"``, ``"batch"`` or ``None``, after every hidden linear map.
     nonnegative_output

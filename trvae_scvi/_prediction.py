@@ -143,7 +143,7 @@ class PredictionMixin(CellsMixin):
         indices: Sequence[int] | np.ndarray | None = None,
         groupby: str | None = None,
         level: float = 0.9,
-        model_error: tuple[float, float] = DEFAULT_MODEL_ERROR,
+        model_error: tuple[float, float] | None = None,
         pseudocount: float = 1.0,
         batch_size: int | None = None,
         seed: int | None = 0,
@@ -157,8 +157,9 @@ class PredictionMixin(CellsMixin):
 
         with the means of predicted and given cells, the variance of the predicted ones, the normal quantile
         `q` and the model's error `a`, `b`. By default that is calibrated for ``level=0.9`` and a cell type
-        whose response was not measured, on three types of one data set: on yours,
-        :func:`~trvae_scvi.benchmark.calibrate_intervals` finds it from the types whose response was.
+        whose response was not measured, on three types and 2,000 genes of one data set. On four other types
+        it covered 87 to 92 % of all genes and 79 to 92 % of the 100 most responsive ones. On other data
+        :func:`~trvae_scvi.benchmark.calibrate_intervals` finds it from the types whose response was measured.
 
         Parameters
         ----------
@@ -171,7 +172,8 @@ class PredictionMixin(CellsMixin):
             Probability of the interval.
         model_error
             Standard deviation of the model's error in a change as `(floor, share)`, which is
-            `floor + share * |change|`, on the scale of `change`. ``(0, 0)`` leaves the sampling of cells.
+            `floor + share * |change|`, on the scale of `change`. ``None`` takes the calibrated one for counts and
+            ``(0, 0)``, which leaves the sampling of cells, with ``gene_likelihood="mse"``, whose scale is unknown.
         pseudocount
             Added to both mean counts per 10,000 before their ratio is taken.
 
@@ -198,9 +200,7 @@ class PredictionMixin(CellsMixin):
         """
         check_number("level", level, positive=True, below=1.0)
         check_number("pseudocount", pseudocount, positive=True)
-        model_error = ModelError(*model_error)
-        for name, value in model_error._asdict().items():
-            check_number(f"model_error.{name}", value)
+        error = self._model_error(model_error)
         cells = self._cells_for_prediction(adata, indices, source)
         groups = self._groups(cells, groupby)
         prediction = self.predict_perturbation(cells, target=target, batch_size=batch_size, seed=seed)
@@ -212,12 +212,23 @@ class PredictionMixin(CellsMixin):
             rows = slice(block * cells.n_obs, (block + 1) * cells.n_obs)
             for group in pd.unique(groups):
                 of_group = np.flatnonzero(groups == group)
-                frame = _effect(given[of_group], predicted[rows][of_group], level, model_error, pseudocount, counts)
+                frame = _effect(given[of_group], predicted[rows][of_group], level, error, pseudocount, counts)
                 frame.insert(0, "variable", cells.var_names.to_numpy())
                 frame.insert(1, "target", name)
                 frame.insert(2, "group", group)
                 frames.append(frame)
         return pd.concat(frames, ignore_index=True)
+
+    def _model_error(self, asked: tuple[float, float] | None) -> ModelError:
+        if asked is None:
+            return ModelError(0.0, 0.0) if self.module.gene_likelihood == "mse" else DEFAULT_MODEL_ERROR
+        if np.shape(asked) != (2,):
+            msg = f"Expected `model_error` to be two numbers, floor and share, found {asked!r}."
+            raise ValueError(msg)
+        error = ModelError(*asked)
+        for name, value in error._asdict().items():
+            check_number(f"model_error.{name}", value)
+        return error
 
     @torch.inference_mode()
     def get_mmd_representation(

@@ -10,7 +10,7 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from trvae_scvi._validation import get_values
+from trvae_scvi._validation import check_column, get_values
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -98,20 +98,27 @@ def hold_out(
         Whether the values are counts.
     n_hvg
         Keep so many highly variable genes, chosen by :func:`scanpy.pp.highly_variable_genes` on the log-normalised
-        training cells: without those held out. Cells without any count of these genes are left out. `None` keeps all.
+        training cells: without those held out. Cells to learn or to predict from that have no count of these genes are
+        left out; cells held out are not. `None` keeps all.
     seed
         Seed for the method.
 
     Returns
     -------
-    What a method is given, and the cells held out. Both have `obs` and `var` of `adata`, but no embedding and no other
-    result, which may have been computed from the held-out cells, too.
+    What a method is given, and the cells held out. Both have the `obs` of `adata`, and of `var` the names only: no
+    choice of genes, no embedding and no other result, which may have been computed from the held-out cells, too.
+    Columns of `obs` can be such results; methods are meant to read the two that are named, and covariates.
 
     Raises
     ------
+    KeyError
+        If a column or layer is not there.
     ValueError
-        If the group has no cell under either condition.
+        If a column is incomplete, the group has no cell under either condition, or fewer than 10 to predict from have a
+        count of the genes chosen.
     """
+    check_column(adata, "group_key", group_key)
+    check_column(adata, "condition_key", condition_key)
     of_group = rows_of(adata.obs[group_key], group)
     held_out, own = (of_group & rows_of(adata.obs[condition_key], name) for name in (target, control))
     for name, rows in ((control, own), (target, held_out)):
@@ -121,7 +128,14 @@ def hold_out(
     training, given, real = (only_values(adata[rows], layer) for rows in (~held_out, own, held_out))
     if n_hvg is not None:
         genes = _highly_variable(training, n_hvg, counts)
-        training, given, real = (_on_genes(cells, genes, counts) for cells in (training, given, real))
+        training, given = (_on_genes(cells, genes, counts) for cells in (training, given))
+        real = real[:, genes].copy()
+        if given.n_obs < MIN_CELLS:
+            msg = (
+                f"Expected at least {MIN_CELLS} cells with {group_key} {group!r} and {condition_key} {control!r} that "
+                f"have a count of the n_hvg={n_hvg} genes chosen, found {given.n_obs}. Choose more genes."
+            )
+            raise ValueError(msg)
     return HoldOut(training, given, group_key, group, condition_key, control, target, counts, seed), real
 
 
@@ -181,7 +195,10 @@ def hold_out_pairs(
 
 
 def other_groups(holdout: HoldOut) -> dict[Hashable, tuple[np.ndarray, np.ndarray]]:
-    """Find the groups to learn from: all but the held-out one that have cells under source and target.
+    """Find the groups to learn from: all but the held-out one with at least 10 cells under source and under target.
+
+    Every group has the same weight in the baselines, so that one of a few cells would add mostly noise. Where no group
+    has as many cells, all that have any are taken.
 
     Parameters
     ----------
@@ -211,7 +228,8 @@ def other_groups(holdout: HoldOut) -> dict[Hashable, tuple[np.ndarray, np.ndarra
             f"{holdout.target!r}, found none among {others}."
         )
         raise ValueError(msg)
-    return found
+    enough = {name: masks for name, masks in found.items() if min(mask.sum() for mask in masks) >= MIN_CELLS}
+    return enough or found
 
 
 def rows_of(column: pd.Series, value: Hashable) -> np.ndarray:
@@ -250,13 +268,13 @@ def _reason_to_skip(
 
 
 def only_values(cells: AnnData, layer: str | None) -> AnnData:
-    """Copy a layer (`None`: `X`) into the `X` of an object of its own, with `obs` and `var` and nothing else."""
+    """Copy a layer (`None`: `X`) into the `X` of an object of its own, with `obs` and the gene names."""
     values = get_values(cells, layer)
     for load in ("to_memory", "compute"):  # backed sparse matrices of anndata; dask arrays
         if hasattr(values, load):
             values = getattr(values, load)()
     copied = values.copy() if sparse.issparse(values) else np.array(values)
-    return AnnData(X=copied, obs=cells.obs.copy(), var=cells.var.copy())
+    return AnnData(X=copied, obs=cells.obs.copy(), var=cells.var[[]].copy())
 
 
 def _highly_variable(training: AnnData, n_hvg: int, counts: bool) -> np.ndarray:
@@ -265,7 +283,9 @@ def _highly_variable(training: AnnData, n_hvg: int, counts: bool) -> np.ndarray:
         sc.pp.normalize_total(cells, target_sum=1e4)
         sc.pp.log1p(cells)
     sc.pp.highly_variable_genes(cells, n_top_genes=n_hvg, flavor="seurat")
-    return cells.var["highly_variable"].to_numpy()
+    # ranked here, as scanpy takes more where several are tied
+    dispersions = cells.var["dispersions_norm"].fillna(-np.inf).to_numpy()
+    return np.sort(np.argsort(-dispersions, kind="stable")[:n_hvg])
 
 
 def _on_genes(cells: AnnData, genes: np.ndarray, counts: bool) -> AnnData:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ._baseline_methods import Method
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["calibrate_intervals", "change_table", "coverage_table", "fit_model_error"]
 
@@ -46,8 +49,9 @@ def calibrate_intervals(
 
     Every group whose response is known is hidden in turn, a model is trained without it, and its change is predicted.
     The result makes the intervals of `TRVAE.get_perturbation_effect` cover a share `level` of all genes and of the most
-    responsive ones, on average over these groups. Whether it holds for another one depends on its being no stranger to
-    the others than they are to each other.
+    responsive ones, on average over these groups: with few groups the average is a rough one, and a single group can be
+    covered less. Whether it holds for another group depends on its being no stranger to the others than they are to
+    each other.
 
     Parameters
     ----------
@@ -83,11 +87,16 @@ def calibrate_intervals(
     check_number("level", level, positive=True, below=1.0)
     check_column(adata, "group_key", group_key)
     check_column(adata, "condition_key", condition_key)
-    keys = {"group_key": group_key, "condition_key": condition_key, "control": control}
+    if not list(seeds):
+        msg = f"Expected at least one of `seeds`, found {seeds!r}."
+        raise ValueError(msg)
+    keys: dict[str, Any] = {"group_key": group_key, "condition_key": condition_key, "control": control}
     pairs, skipped = hold_out_pairs(adata, **keys, groups=groups, targets=targets)
     if not pairs:
         msg = f"Expected a group that can be held out, found none ({'; '.join(row['reason'] for row in skipped)})."
         raise ValueError(msg)
+    for row in skipped:
+        logger.warning("Not calibrated on %s under %s: %s.", row["group"], row["target"], row["reason"])
     method = TRVAEMethod() if method is None else method
     jobs = [(*pair, seed) for pair in pairs for seed in seeds]
     tables = []

@@ -73,9 +73,10 @@ class TRVAEMethod:
 
     def predict(self, model: TRVAE, holdout: HoldOut) -> AnnData:
         """Predict the held-out cells with a trained model."""
-        return model.predict_perturbation(
-            holdout.control, target=holdout.target, method=self.prediction, seed=holdout.seed
-        )
+        with _seeded(holdout.seed):
+            return model.predict_perturbation(
+                holdout.control, target=holdout.target, method=self.prediction, seed=holdout.seed
+            )
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,16 @@ class SCVIMethod:
     train_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, holdout: HoldOut) -> AnnData:
-        """Train and predict: the decoder's mean, expected counts at the cells' own totals."""
+        """Train and predict: the decoder's mean, expected counts at the cells' own totals.
+
+        Raises
+        ------
+        ValueError
+            If the hold-out has no counts.
+        """
+        if not holdout.counts:
+            msg = "SCVI models counts, found values that are normalised already (`counts=False`)."
+            raise ValueError(msg)
         training, control = _private(holdout.training), _private(holdout.control)
         with _seeded(holdout.seed):
             scvi.model.SCVI.setup_anndata(training, batch_key=holdout.condition_key)

@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import re
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,16 +92,29 @@ def data_fingerprint(adata: AnnData, *keys: str) -> dict[str, Any]:
 
     Returns
     -------
-    Shape and sum of the values, and hashes of the names of cells and genes and of the columns.
+    Shape, and hashes of the values, of the names of cells and genes and of the columns.
     """
     texts = {"obs_names": adata.obs_names, "var_names": adata.var_names, **{f"obs[{k!r}]": adata.obs[k] for k in keys}}
     hashes = {name: _hash("\n".join(values.astype(str)))[:16] for name, values in texts.items()}
-    return {"shape": list(adata.shape), "sum": float(adata.X.sum(dtype=np.float64)), **hashes}
+    values = sparse.csr_matrix(adata.X)
+    values.sort_indices()
+    digest = hashlib.sha256()
+    for array in (values.data.astype(np.float64), values.indices.astype(np.int64), values.indptr.astype(np.int64)):
+        digest.update(array.tobytes())
+    return {"shape": list(adata.shape), "values": digest.hexdigest()[:16], **hashes}
 
 
 def describe_method(method: object) -> str:
-    """Give a method's `repr` without the addresses in memory, which differ from run to run."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(method))
+    """Give a method's `repr` without the addresses in memory, which differ from run to run.
+
+    The `repr` of a function does not tell what it does: a hash of its code, defaults and closure is added.
+    """
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(method))
+    if not isinstance(method, FunctionType):
+        return text
+    closure = [cell.cell_contents for cell in method.__closure__ or ()]
+    parts = (method.__code__.co_code, method.__code__.co_consts, method.__defaults__, method.__kwdefaults__, closure)
+    return f"{text} {_hash(re.sub(r' at 0x[0-9a-fA-F]+', '', repr(parts)))[:8]}"
 
 
 def _check_same(kept: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> None:

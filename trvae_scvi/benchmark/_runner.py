@@ -93,7 +93,8 @@ def leave_one_group_out(
     metrics
         Names out of ``metrics.METRICS``.
     out
-        Folder for ``scores.csv``, ``skipped.csv``, ``report.html`` and every finished piece. Called again with the same
+        Folder for ``scores.csv``, ``skipped.csv`` and ``report.html``, which describe the last call, and for every
+        finished piece. Called again with the same
         data and settings, only what is missing there is computed: after an interruption, or with further groups, seeds
         or methods. A method of your own should have a `repr` that tells its settings.
     n_jobs

@@ -146,7 +146,8 @@ def noise_ceiling(
 ) -> pd.DataFrame:
     """Score a random half of the real target cells against the other half: what a perfect prediction would get.
 
-    The halves are smaller than the whole, so that the ceiling lies a little below what all real cells would allow.
+    Half is compared with half: with squared errors of means, a perfect prediction of many cells against all real ones
+    can be up to four times better. For small groups, where sampling is most of the difference, a skill can exceed 1.
 
     Parameters
     ----------
