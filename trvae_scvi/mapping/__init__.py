@@ -1,0 +1,13 @@
+"""What surrounds the mapping of new cells onto a reference: their genes before it, labels and a score after it.
+
+The functions take AnnData objects and change none. Nothing in here knows the model: any embedding in `obsm` will do, as
+long as query and reference were embedded by the same one.
+"""
+
+from __future__ import annotations
+
+from ._genes import align_genes, compare_genes
+from ._score import mapping_score
+from ._transfer import transfer_labels
+
+__all__ = ["align_genes", "compare_genes", "mapping_score", "transfer_labels"]
