@@ -36,7 +36,7 @@ def test_other_names(adata):
     model = tv.TRVAE(adata, n_hidden=16)
     model.train(**FAST)
     assert [tuple(table.weight.shape) for table in model.module.decoder.first.tables] == [(3, 16), (2, 16)]
-    assert model.module.decoder.output.response.shape == (2, 16, adata.n_vars)
+    assert model.module.decoder.output.response.weight.shape == (2, 16, adata.n_vars)
     assert model.module.decoder.first.continuous.weight.shape == (16, 1)
     assert model.module.use_size_factor_key
     prediction = model.predict_perturbation(adata, target="stimulated", source="control")

@@ -48,18 +48,18 @@ def test_table_rows_are_a_one_hot_in_a_wider_product():
 @pytest.mark.parametrize("n_samples", [None, 3])
 def test_every_condition_has_a_linear_output_layer_of_its_own(n_samples):
     layer = ConditionLinear(5, 7, n_conditions=4)
-    layer.offset.data.normal_()
-    layer.response.data.normal_()
+    layer.offset.weight.data.normal_()
+    layer.response.weight.data.normal_()
     hidden = torch.randn(9, 5) if n_samples is None else torch.randn(n_samples, 9, 5)
     condition = torch.tensor([2, 0, 2, 2, 1, 0, 1, 2, 0])  # not all, in no order
     result = layer(hidden, condition)
     for row, code in enumerate(condition.tolist()):
-        weight = layer.shared.weight + layer.response[code].T
-        expected = hidden[..., row, :] @ weight.T + layer.shared.bias + layer.offset[code]
+        weight = layer.shared.weight + layer.response.row(code).T
+        expected = hidden[..., row, :] @ weight.T + layer.shared.bias + layer.offset.row(code)
         torch.testing.assert_close(result[..., row, :], expected)
     result.sum().backward()
-    assert (layer.response.grad[3] == 0).all()
-    assert (layer.response.grad[:3] != 0).all()
+    assert (layer.response.weight.grad[3] == 0).all()
+    assert (layer.response.weight.grad[:3] != 0).all()
 
 
 def test_the_condition_enters_where_it_is_told_to():
@@ -67,7 +67,7 @@ def test_the_condition_enters_where_it_is_told_to():
     for where in ("output", "first"):
         module = make(condition_layer=where).eval()
         for name, parameter in module.decoder.named_parameters():
-            if name.endswith(("offset", "response")):
+            if name.endswith(("offset.weight", "response.weight")):
                 parameter.data.normal_()
         inputs = module._get_generative_input(batch, module.inference(**module._get_inference_input(batch)))
         first, second = (module.generative(**inputs, transform_batch=code) for code in (0, 1))
@@ -151,7 +151,7 @@ def test_condition_reaches_the_encoder_only_if_asked():
 @pytest.mark.parametrize("condition_layer", ["output", "first"])
 def test_transform_batch_decodes_with_another_condition(condition_layer):
     module = make(dispersion="gene-batch", condition_layer=condition_layer).eval()
-    module.log_theta.data.normal_()
+    module.log_theta.weight.data.normal_()
     for response in module.decoder.responses():  # start at zero: no condition differs before training
         response.data.normal_()
     batch = tensors()
@@ -160,7 +160,7 @@ def test_transform_batch_decodes_with_another_condition(condition_layer):
     swapped = module.generative(**arguments, transform_batch=2)
     direct = module.generative(**{**arguments, "batch_index": torch.full((N, 1), 2)})
     assert torch.equal(swapped["px"].mu, direct["px"].mu)
-    assert torch.equal(swapped["theta"], module.log_theta[2].exp().expand(N, -1))
+    assert torch.equal(swapped["theta"], module.log_theta.row(2).exp().expand(N, -1))
     assert not torch.equal(swapped["px"].mu, module.generative(**arguments)["px"].mu)
 
 
@@ -222,7 +222,7 @@ def test_represents_the_architecture_of_scarches():
     )
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
     assert shapes == {
-        "log_theta": (3, GENES),
+        "log_theta.weight": (3, GENES),
         "encoder.first.linear.weight": (16, GENES),
         "encoder.first.linear.bias": (16,),
         "encoder.first.tables.0.weight": (3, 16),

@@ -40,7 +40,7 @@ class ConditionBalancedSampler(Sampler):
     A maximum mean discrepancy between many and few cells is noise. A batch therefore draws the same
     number of cells of each condition; a condition with fewer cells gives all it has, never one twice
     in a batch, and the others make up for it. With more conditions than `batch_size / 32`, every batch
-    takes that many at random.
+    takes that many at random, and further ones where small conditions leave it unfilled.
 
     Within a condition, labels take shares proportional to the square root of their numbers of cells: a
     rare cell type is seen more often than its share, a common one less. Within a condition and label no
@@ -103,8 +103,10 @@ class ConditionBalancedSampler(Sampler):
         if self.n_active == len(codes):
             return codes
         fixed = [] if self.reference is None else [self.reference]
-        others = [c for c in codes if c not in fixed]
-        return fixed + rng.choice(others, self.n_active - len(fixed), replace=False).tolist()
+        order = fixed + rng.permutation([c for c in codes if c not in fixed]).tolist()
+        cells = np.cumsum([min(len(self.pools[c]), _MIN_CELLS_PER_CONDITION) for c in order])
+        filled = int(np.searchsorted(cells, self.n_active * _MIN_CELLS_PER_CONDITION)) + 1
+        return order[: max(filled, self.n_active)]
 
 
 class _LabelQueues:

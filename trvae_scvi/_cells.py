@@ -107,19 +107,23 @@ class CellsMixin:
                 private.obsm[key] = _plain(adata.obsm[key])
         return private
 
-    def _manager(self, cells: AnnData) -> AnnDataManager:
+    def _manager(self, cells: AnnData, *, keep_labels: bool = False) -> AnnDataManager:
         registered = self._private(cells)  # registering writes to obs and uns
         labels_key = self.registry_["setup_args"]["labels_key"]
-        if labels_key is not None:
+        if labels_key is not None and not keep_labels:
             # labels are never fed to the network: missing or new ones are no obstacle to a prediction
             registered.obs[labels_key] = registered_categories(self.registry_, REGISTRY_KEYS.LABELS_KEY)[0]
         setup_method_args = {key: self.registry_[key] for key in ("model_name", "setup_args")}
         return self._build_manager(registered, setup_method_args, source_registry=self.registry_)
 
     def _minibatches(self, cells: AnnData, batch_size: int | None) -> AnnDataLoader:
+        return self._loader(self._manager(cells), batch_size)
+
+    @staticmethod
+    def _loader(manager: AnnDataManager, batch_size: int | None) -> AnnDataLoader:
         batch_size = settings.batch_size if batch_size is None else batch_size
         check_integer("batch_size", batch_size, 1)
-        return AnnDataLoader(self._manager(cells), batch_size=batch_size)
+        return AnnDataLoader(manager, batch_size=batch_size)
 
 
 def _positions(indices: Sequence[int] | np.ndarray | None, obs_names: pd.Index) -> np.ndarray:

@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     from typing import Any
 
     import numpy as np
+    from anndata import AnnData
 
 __all__ = [
     "ADATA_MINIFY_TYPE",
     "MODULE_KEYS",
     "get_minify_type",
+    "latest_registry",
     "merge_kwargs",
     "registered_categories",
+    "registered_continuous_covariates",
     "registered_covariate_counts",
+    "registered_covariates",
     "registered_var_names",
     "use_distributed_sampler",
 ]
@@ -40,6 +44,22 @@ def registered_var_names(registry: dict[str, Any]) -> np.ndarray:
 def registered_categories(registry: dict[str, Any], key: str) -> np.ndarray:
     """Categories of a registered categorical column; their positions are its codes."""
     return _state(registry, key)["categorical_mapping"]
+
+
+def latest_registry(model_cls: Any, adata: AnnData) -> dict[str, Any]:
+    """The registry that the last set-up of `adata` made for a class of models."""
+    return model_cls._get_most_recent_anndata_manager(adata, required=True).registry
+
+
+def registered_covariates(registry: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Categories of every extra categorical covariate, in the order of the codes' columns."""
+    state = _state(registry, "extra_categorical_covs")
+    return {key: state["mappings"][key] for key in state.get("field_keys", ())}
+
+
+def registered_continuous_covariates(registry: dict[str, Any]) -> list[str]:
+    """Names of the continuous covariates, in order."""
+    return list(_state(registry, "extra_continuous_covs").get("columns", ()))
 
 
 def registered_covariate_counts(registry: dict[str, Any]) -> tuple[int, ...]:

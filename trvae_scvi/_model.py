@@ -1,14 +1,12 @@
-"""``TRVAE``: set-up, construction, training defaults, loading. Answers live in the mixins."""
+"""``TRVAE``: set-up and construction. Training, answers, query mapping and loading live in the mixins."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from packaging.version import Version
 from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
 from scvi.data.fields import (
@@ -22,16 +20,19 @@ from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, VAEMixin
 from scvi.utils import setup_anndata_dsp
 
 from ._batches import seeded
+from ._combination import CombinationMixin
 from ._compat import (
     get_minify_type,
     registered_categories,
     registered_covariate_counts,
     registered_var_names,
 )
+from ._effect import EffectMixin
+from ._loading import LoadingMixin
 from ._mmd import MMD_KERNELS
 from ._module import DISPERSIONS, GENE_LIKELIHOODS, MMD_LOCATIONS, TRVAEModule
 from ._nn import CONDITION_LAYERS, NORMALIZATIONS
-from ._prediction import PredictionMixin
+from ._surgery import SurgeryMixin
 from ._training import TrainingMixin
 from ._validation import (
     check_anndata,
@@ -58,7 +59,16 @@ if TYPE_CHECKING:
 __all__ = ["TRVAE"]
 
 
-class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedModeModelClass):
+class TRVAE(
+    CombinationMixin,
+    EffectMixin,
+    SurgeryMixin,
+    LoadingMixin,
+    RNASeqMixin,
+    VAEMixin,
+    TrainingMixin,
+    BaseMinifiedModeModelClass,
+):
     """Transfer VAE: predicts cells under a condition in which they were not measured.
 
     A conditional variational autoencoder whose decoder is regularised by the maximum mean discrepancy
@@ -195,6 +205,10 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
             raise ValueError(msg)
         #: Whether the registered data have no negative value; counterfactuals with "mse" are clipped accordingly.
         self.nonnegative_ = self._check_expression(gene_likelihood)
+        #: How the model was made out of a reference; ``None`` for one that was not.
+        self.surgery_: dict[str, bool] | None = None
+        #: Latent posterior of some training cells, see :meth:`store_reference_summary`.
+        self.reference_summary_: dict[str, np.ndarray] | None = None
         #: Version of trvae-scvi the model was made with.
         self.trvae_scvi_version_ = version("trvae-scvi")
         with seeded():
@@ -296,7 +310,10 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
             known = registered_categories(source_registry, REGISTRY_KEYS.BATCH_KEY)
         cls._check_data(adata, source_registry, known, **arguments)
         manager = AnnDataManager(fields=cls._fields(adata, arguments), setup_method_args=setup_method_args)
-        manager.register_fields(adata, source_registry=source_registry, **kwargs)
+        with warnings.catch_warnings():
+            if source_registry is not None:  # what is registered again is not trained on, or frozen
+                warnings.filterwarnings("ignore", message="Category .* has fewer than 3 cells")
+            manager.register_fields(adata, source_registry=source_registry, **kwargs)
         return manager
 
     @staticmethod
@@ -357,36 +374,6 @@ class TRVAE(PredictionMixin, RNASeqMixin, VAEMixin, TrainingMixin, BaseMinifiedM
         check_var_names(adata.var_names, registered_var_names(self.registry_))
         check_known_conditions(check_condition(adata, self._condition_key, new_data=False), self._conditions)
         return super()._validate_anndata(adata, copy_if_view=copy_if_view)
-
-    @classmethod
-    def load(cls, dir_path: str | os.PathLike[str], adata: AnnData | None = None, **kwargs: Any) -> TRVAE:
-        """Load a model saved with :meth:`save`.
-
-        Only load files you trust: like all of scvi-tools' saves they are pickles, which can run code.
-
-        Parameters
-        ----------
-        dir_path
-            Folder it was saved in.
-        adata
-            Data with the same genes in the same order; ``None`` takes those saved with the model, if any.
-        **kwargs
-            Further arguments of :meth:`scvi.model.base.BaseModelClass.load`.
-
-        Raises
-        ------
-        ValueError
-            If genes are missing, added or in another order, or a condition is unknown.
-        """
-        model = super().load(os.fspath(dir_path), adata, **kwargs)
-        made_with, installed = model.trvae_scvi_version_, version("trvae-scvi")
-        if Version(made_with).release > Version(installed).release:
-            warnings.warn(
-                f"The model was made with trvae-scvi {made_with}, newer than the installed {installed}.",
-                UserWarning,
-                stacklevel=settings.warnings_stacklevel,
-            )
-        return model
 
     def get_likelihood_parameters(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
         """As :meth:`scvi.model.base.RNASeqMixin.get_likelihood_parameters`, for ``"nb"`` and ``"zinb"``."""

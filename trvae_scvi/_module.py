@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 from ._compat import MODULE_KEYS
 from ._likelihoods import log_nb, log_normal, log_poisson, log_zinb
 from ._mmd import mmd
-from ._nn import Decoder, Encoder
+from ._nn import ConditionLinear, Decoder, Encoder, Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,6 +104,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         self.reconstruction_weight = reconstruction_weight
         self.extra_payload_autotune = False  # set by scvi-tools' autotune
 
+        self.n_batch = n_batch
         n_categories = (n_batch, *n_cats_per_cov)
         shared: dict[str, Any] = {"dropout_rate": dropout_rate, "normalization": normalization}
         self.encoder = Encoder(
@@ -125,8 +126,73 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
             **shared,
         )
         if gene_likelihood in ("nb", "zinb"):
-            shape = (n_input,) if dispersion == "gene" else (n_batch, n_input)
-            self.log_theta = nn.Parameter(torch.zeros(shape))
+            self.log_theta = nn.Parameter(torch.zeros(n_input)) if dispersion == "gene" else Table(n_batch, n_input)
+        self.is_frozen = False
+        self.kept_cells: dict[str, torch.Tensor] = {}  # of a reference, to match a query with
+
+    def adopt(self, reference: TRVAEModule) -> bool:
+        """Take over all of a reference's parameters; rows of categories it has not start at the mean of its own.
+
+        Parameters
+        ----------
+        reference
+            A module of the same architecture with at most as many categories; theirs are the first ones here.
+
+        Returns
+        -------
+        Whether there are new rows.
+        """
+        grown = False
+        state = reference.state_dict()
+        tables = {name: module for name, module in self.named_modules() if isinstance(module, Table)}
+        for name, table in tables.items():
+            old = cast("Table", reference.get_submodule(name)).rows
+            n_new = len(table.weight) - len(old)
+            table.set_rows(old, old.mean(dim=0, keepdim=True).repeat(n_new, *(1 for _ in old.shape[1:])))
+            state.pop(f"{name}.new", None)
+            state[f"{name}.weight"] = old
+            if table.new is not None:
+                state[f"{name}.new"] = table.new.detach()
+                grown = True
+        self.load_state_dict(state)
+        return grown
+
+    def condition_tables(self) -> list[Table]:
+        """The tables of the decoder and the dispersion with a row for every condition."""
+        decoder = self.decoder
+        if decoder.condition_layer == "first":
+            tables = [cast("Table", decoder.first.tables[0])]
+        else:
+            layers = (decoder.output, decoder.zero_inflation)
+            tables = [
+                t for layer in layers if isinstance(layer, ConditionLinear) for t in (layer.offset, layer.response)
+            ]
+        log_theta = getattr(self, "log_theta", None)
+        return [*tables, log_theta] if isinstance(log_theta, Table) else tables
+
+    def freeze(self, *, encoder_first_layer: bool = True, decoder_first_layer: bool = True) -> None:
+        """Leave only rows of new categories to training, and the first layers if asked.
+
+        Frozen parameters never get a gradient, so that no optimizer can move them; normalisation and dropout stay as
+        they are in evaluation.
+        """
+        self.is_frozen = True
+        self.requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, Table) and module.new is not None:
+                module.new.requires_grad_(True)
+        for layer, frozen in ((self.encoder.first, encoder_first_layer), (self.decoder.first, decoder_first_layer)):
+            layer.linear.requires_grad_(not frozen)
+            if layer.continuous is not None:
+                layer.continuous.requires_grad_(not frozen)
+
+    def train(self, mode: bool = True) -> TRVAEModule:
+        """Set the training mode; frozen modules stay in evaluation."""
+        super().train(mode)
+        if self.is_frozen:
+            for module in (self.encoder, self.decoder):
+                module.train(False)
+        return self
 
     def _get_inference_input(
         self, tensors: dict[str, torch.Tensor], full_forward_pass: bool = False
@@ -239,7 +305,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         y, output, zi_logits = self.decoder(z, codes, cont_covs)
         theta = None
         if self.gene_likelihood in ("nb", "zinb"):
-            theta = torch.exp(self.log_theta if self.dispersion == "gene" else self.log_theta[codes[0]])
+            theta = torch.exp(self.log_theta(codes[0]) if isinstance(self.log_theta, Table) else self.log_theta)
         return {
             MODULE_KEYS.PX_KEY: self._likelihood(output, theta, zi_logits, library, size_factor),
             MODULE_KEYS.PZ_KEY: Normal(torch.zeros_like(z), torch.ones_like(z)),
@@ -288,13 +354,32 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         z, y = inference_outputs[MODULE_KEYS.Z_KEY], generative_outputs["first_layer"]
         if self.mmd_on is None or self.mmd_weight == 0.0 or z.dim() == 3:
             return z.new_zeros(())
+        x = y if self.mmd_on == "y" else z
+        conditions = tensors[REGISTRY_KEYS.BATCH_KEY].squeeze(-1).long()
+        labels = tensors[REGISTRY_KEYS.LABELS_KEY].squeeze(-1).long() if self.mmd_balance_labels else None
+        fixed = None
+        if self.kept_cells:
+            fixed = self.n_batch
+            cells = self._draw_kept_cells(len(x))
+            x = torch.cat([x, cells["y" if self.mmd_on == "y" else "z"]])
+            conditions = torch.cat([conditions, cells["conditions"] + fixed])
+            labels = None if labels is None else torch.cat([labels, cells["labels"]])
         return mmd(
-            y if self.mmd_on == "y" else z,
-            tensors[REGISTRY_KEYS.BATCH_KEY].squeeze(-1).long(),
-            kernel=self.mmd_kernel,
-            reference=self.mmd_reference,
-            labels=tensors[REGISTRY_KEYS.LABELS_KEY].squeeze(-1).long() if self.mmd_balance_labels else None,
+            x, conditions, kernel=self.mmd_kernel, reference=self.mmd_reference, labels=labels, first_fixed=fixed
         )
+
+    def _draw_kept_cells(self, n: int) -> dict[str, torch.Tensor]:
+        """At most `n` of the kept reference cells at random, with a new draw of `z`."""
+        device = self.decoder.first.linear.weight.device
+        kept = self.kept_cells
+        n_kept = len(kept["conditions"])
+        rows = torch.randperm(n_kept)[:n].sort().values
+        cells = {name: values[rows].to(device) for name, values in kept.items()}
+        mean, variance = cells["qzm"], cells["qzv"]
+        cells["z"] = mean + variance.sqrt() * torch.randn_like(mean)
+        codes = [cells["conditions"], *cells["cat_covs"].unbind(dim=1)]
+        cells["y"] = self.decoder.first_layer(cells["z"], codes, cells.get("cont_covs"))
+        return cells
 
     def _response_prior(self) -> torch.Tensor:
         """Negative log density of the responses under their normal prior, up to a constant."""

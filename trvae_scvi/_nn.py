@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -11,11 +11,64 @@ from torch import nn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CONDITION_LAYERS", "NORMALIZATIONS", "ConditionLinear", "CovariateLinear", "Decoder", "Encoder"]
+__all__ = ["CONDITION_LAYERS", "NORMALIZATIONS", "ConditionLinear", "CovariateLinear", "Decoder", "Encoder", "Table"]
 
 NORMALIZATIONS = ("layer", "batch", None)
 CONDITION_LAYERS = ("output", "first")
 _VARIANCE_FLOOR = 1e-4
+
+
+class Table(nn.Module):
+    """Rows of parameters, one for each category.
+
+    Categories that a query brings along are rows of a second parameter, :attr:`new`. It can be trained alone: what the
+    first one gives for the old categories cannot change by a bit, whatever the optimizer does.
+
+    Parameters
+    ----------
+    n_rows
+        Number of categories.
+    shape
+        Shape of a row.
+    """
+
+    new: nn.Parameter | None
+
+    def __init__(self, n_rows: int, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(n_rows, *shape))
+        self.register_parameter("new", None)
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """All rows, without a gradient."""
+        return (self.weight if self.new is None else torch.cat((self.weight, self.new))).detach()
+
+    def row(self, code: int) -> torch.Tensor:
+        """The row of one category."""
+        n_old = len(self.weight)
+        return self.weight[code] if self.new is None or code < n_old else self.new[code - n_old]
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        """The rows of `n` categories, for rows that are vectors."""
+        if self.new is None:
+            return nn.functional.embedding(codes, self.weight)
+        n_old = len(self.weight)
+        old = nn.functional.embedding(codes.clamp(max=n_old - 1), self.weight)
+        new = nn.functional.embedding((codes - n_old).clamp(min=0), self.new)
+        return torch.where((codes >= n_old).unsqueeze(-1), new, old)
+
+    def set_rows(self, old: torch.Tensor, new: torch.Tensor) -> None:
+        """Replace all rows; those of `new` become a parameter of their own, if there are any."""
+        self.weight = nn.Parameter(old.detach().clone())
+        self.new = nn.Parameter(new.detach().clone()) if len(new) else None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # what is saved decides where the old rows end
+        new = state_dict.get(f"{prefix}new")
+        if new is not None and self.new is None and len(new) < len(self.weight):
+            self.set_rows(self.rows[: -len(new)], self.rows[-len(new) :])
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class CovariateLinear(nn.Module):
@@ -37,7 +90,7 @@ class CovariateLinear(nn.Module):
     def __init__(self, n_in: int, n_out: int, *, n_categories: Sequence[int] = (), n_continuous: int = 0) -> None:
         super().__init__()
         self.linear = nn.Linear(n_in, n_out)
-        self.tables = nn.ModuleList(nn.Embedding(n, n_out) for n in n_categories)
+        self.tables = nn.ModuleList(Table(n, n_out) for n in n_categories)
         self.continuous = nn.Linear(n_continuous, n_out, bias=False) if n_continuous else None
         # as if the covariates were further inputs of the linear layer
         bound = 1.0 / math.sqrt(n_in + sum(n_categories) + n_continuous)
@@ -75,15 +128,15 @@ class ConditionLinear(nn.Module):
     def __init__(self, n_in: int, n_out: int, *, n_conditions: int) -> None:
         super().__init__()
         self.shared = nn.Linear(n_in, n_out)
-        self.offset = nn.Parameter(torch.zeros(n_conditions, n_out))
-        self.response = nn.Parameter(torch.zeros(n_conditions, n_in, n_out))
+        self.offset = Table(n_conditions, n_out)
+        self.response = Table(n_conditions, n_in, n_out)
 
     def forward(self, hidden: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Map `... x n x n_in` to `... x n x n_out`; `condition` holds `n` codes."""
         result = self.shared(hidden)
         for code in torch.unique(condition).tolist():
             rows = torch.nonzero(condition == code).squeeze(-1)
-            own = torch.matmul(hidden[..., rows, :], self.response[code]) + self.offset[code]
+            own = torch.matmul(hidden[..., rows, :], self.response.row(code)) + self.offset.row(code)
             result = result.index_add(-2, rows, own.to(result.dtype))
         return result
 
@@ -220,8 +273,9 @@ class Decoder(nn.Module):
         return ConditionLinear(n_in, n_out, n_conditions=n_conditions)
 
     def responses(self) -> list[torch.Tensor]:
-        """The deviations `U_s` of the output layers, `n_conditions x n_in x n_output` each; none with ``"first"``."""
-        return [layer.response for layer in (self.output, self.zero_inflation) if isinstance(layer, ConditionLinear)]
+        """The deviations `U_s` of the output layers that are trained, `n x n_in x n_output`; none with ``"first"``."""
+        layers = [layer for layer in (self.output, self.zero_inflation) if isinstance(layer, ConditionLinear)]
+        return [parameter for layer in layers for parameter in layer.response.parameters() if parameter.requires_grad]
 
     def first_layer(
         self, z: torch.Tensor, codes: Sequence[torch.Tensor], continuous: torch.Tensor | None

@@ -1,9 +1,10 @@
-"""Answers: counterfactual cells, the effect of a condition, the regularised layer. A mixin for the model."""
+"""Answers: counterfactual cells, also under combinations of conditions, and the regularised layer. A mixin."""
 
 from __future__ import annotations
 
+import functools
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,20 +15,25 @@ from scvi import REGISTRY_KEYS
 from scvi.utils import track
 
 from ._cells import CellsMixin
-from ._compat import ADATA_MINIFY_TYPE, MODULE_KEYS, get_minify_type
+from ._compat import (
+    ADATA_MINIFY_TYPE,
+    MODULE_KEYS,
+    get_minify_type,
+    registered_continuous_covariates,
+    registered_covariates,
+)
 from ._counterfactual import counterfactual_nb, counterfactual_normal, counterfactual_poisson, counterfactual_zinb
-from ._intervals import DEFAULT_MODEL_ERROR, ModelError, margin, standard_error
-from ._validation import check_choice, check_column, check_number, get_values, plain_list
+from ._validation import check_choice, check_finite, check_number, plain_list
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from ._module import TRVAEModule
 
 __all__ = ["METHODS", "PredictionMixin"]
 
 METHODS = ("counterfactual", "mean", "sample")
 _SCALES = {"counterfactual": "counts", "sample": "counts", "mean": "expected counts"}
-_TARGET_SUM = 1e4
 _SHORT = 10  # minibatches; fewer need no progress bar
 
 
@@ -37,6 +43,16 @@ class _Decoded(NamedTuple):
     mu: np.ndarray
     theta: np.ndarray | None
     pi: np.ndarray | None
+
+
+class _Options(NamedTuple):
+    """What a prediction can be asked for, as in :meth:`PredictionMixin.predict_perturbation`."""
+
+    method: str
+    library_size: float | None
+    covariates: Mapping[str, Any]
+    batch_size: int | None
+    seed: int | None
 
 
 class PredictionMixin(CellsMixin):
@@ -54,6 +70,7 @@ class PredictionMixin(CellsMixin):
         indices: Sequence[int] | np.ndarray | None = None,
         method: Literal["counterfactual", "mean", "sample"] = "counterfactual",
         library_size: float | None = None,
+        covariates: Mapping[str, Any] | None = None,
         batch_size: int | None = None,
         seed: int | None = 0,
     ) -> AnnData:
@@ -86,6 +103,9 @@ class PredictionMixin(CellsMixin):
         library_size
             Total counts (size factor, if one was registered) of the predicted cells. ``None`` keeps
             every cell's own.
+        covariates
+            Values of registered covariates to predict with, by column, e.g. ``{"donor": "a"}``. The others keep every
+            cell's own; cells are always encoded with their own.
         batch_size
             Cells decoded at once. Defaults to ``scvi.settings.batch_size``.
         seed
@@ -114,7 +134,7 @@ class PredictionMixin(CellsMixin):
         TypeError
             If an argument has the wrong type.
         ValueError
-            For an unknown target or source, no cell of the source, other genes than in training, cells
+            For an unknown target, source or covariate, no cell of the source, other genes than in training, cells
             without counts, or a method that the likelihood or minified data cannot serve.
 
         Examples
@@ -122,113 +142,9 @@ class PredictionMixin(CellsMixin):
         >>> nk = (adata.obs["cell_type"] == "NK") & (adata.obs["condition"] == "control")
         >>> prediction = model.predict_perturbation(adata[nk], target="stimulated")
         """
-        check_choice("method", method, METHODS)
-        if library_size is not None:
-            check_number("library_size", library_size, positive=True, below=1e12)
-            if self.module.gene_likelihood == "mse":
-                msg = "`library_size` has no meaning with gene_likelihood='mse'."
-                raise ValueError(msg)
         cells = self._cells_for_prediction(adata, indices, source)
-        self._check_method(method, cells)
-        targets = self._target_codes(target)
-        blocks = self._predict_blocks(cells, targets, method, library_size, batch_size, seed)
-        return self._assemble(cells, targets, blocks, method, seed)
-
-    def get_perturbation_effect(
-        self,
-        adata: AnnData | None = None,
-        *,
-        target: str | Sequence[str],
-        source: str | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
-        groupby: str | None = None,
-        level: float = 0.9,
-        model_error: tuple[float, float] | None = None,
-        pseudocount: float = 1.0,
-        batch_size: int | None = None,
-        seed: int | None = 0,
-    ) -> pd.DataFrame:
-        r"""Predicted change of every gene, by counterfactual prediction.
-
-        The interval is a prediction interval for the change that a real sample of as many cells as were
-        predicted from would show:
-
-        .. math:: \bar p - \bar c \pm q \sqrt{2 s_p^2 / n + (a + b\,|\bar p - \bar c|)^2}
-
-        with the means of predicted and given cells, the variance of the predicted ones, the normal quantile
-        `q` and the model's error `a`, `b`. By default that is calibrated for ``level=0.9`` and a cell type
-        whose response was not measured, on three types and 2,000 genes of one data set. On four other types
-        it covered 87 to 92 % of all genes and 79 to 92 % of the 100 most responsive ones. On other data
-        :func:`~trvae_scvi.benchmark.calibrate_intervals` finds it from the types whose response was measured.
-
-        Parameters
-        ----------
-        adata, target, source, indices, batch_size, seed
-            As in :meth:`predict_perturbation`.
-        groupby
-            Column of `obs` whose groups are reported apart. Defaults to the registered labels, and to one
-            group ``"all"`` without any.
-        level
-            Probability of the interval.
-        model_error
-            Standard deviation of the model's error in a change as `(floor, share)`, which is
-            `floor + share * |change|`, on the scale of `change`. ``None`` takes the calibrated one for counts and
-            ``(0, 0)``, which leaves the sampling of cells, with ``gene_likelihood="mse"``, whose scale is unknown.
-        pseudocount
-            Added to both mean counts per 10,000 before their ratio is taken.
-
-        Returns
-        -------
-        One row for every gene, target and group, with the columns
-
-        ``variable``, ``target``, ``group``
-            Gene, condition and group of cells.
-        ``log_fc``
-            log2 ratio of mean counts per 10,000; NaN with ``gene_likelihood="mse"``.
-        ``change``
-            Difference of mean log1p(counts per 10,000); of means of the input scale with ``"mse"``.
-        ``change_lower``, ``change_upper``, ``level``
-            The interval and its probability. NaN for groups of one cell.
-
-        Raises
-        ------
-        KeyError
-            If the column of groups is not there.
-        ValueError
-            If it is incomplete, `level` is not between 0 and 1, `pseudocount` is not positive, or for what
-            :meth:`predict_perturbation` refuses.
-        """
-        check_number("level", level, positive=True, below=1.0)
-        check_number("pseudocount", pseudocount, positive=True)
-        error = self._model_error(model_error)
-        cells = self._cells_for_prediction(adata, indices, source)
-        groups = self._groups(cells, groupby)
-        prediction = self.predict_perturbation(cells, target=target, batch_size=batch_size, seed=seed)
-        counts = self.module.gene_likelihood != "mse"
-        given = _normalized(get_values(cells, self._layer), counts)
-        predicted = _normalized(prediction.X, counts)
-        frames = []
-        for block, name in enumerate(self._target_codes(target)):
-            rows = slice(block * cells.n_obs, (block + 1) * cells.n_obs)
-            for group in pd.unique(groups):
-                of_group = np.flatnonzero(groups == group)
-                frame = _effect(given[of_group], predicted[rows][of_group], level, error, pseudocount, counts)
-                frame.insert(0, "variable", cells.var_names.to_numpy())
-                frame.insert(1, "target", name)
-                frame.insert(2, "group", group)
-                frames.append(frame)
-        return pd.concat(frames, ignore_index=True)
-
-    def _model_error(self, asked: tuple[float, float] | None) -> ModelError:
-        if asked is None:
-            return ModelError(0.0, 0.0) if self.module.gene_likelihood == "mse" else DEFAULT_MODEL_ERROR
-        if np.shape(asked) != (2,):
-            msg = f"Expected `model_error` to be two numbers, floor and share, found {asked!r}."
-            raise ValueError(msg)
-        error = ModelError(*asked)
-        for name, value in error._asdict().items():
-            check_number(f"model_error.{name}", value)
-        return error
+        options = _Options(method, library_size, covariates or {}, batch_size, seed)
+        return self._predict(cells, self._target_codes(target), self.module, options)
 
     @torch.inference_mode()
     def get_mmd_representation(
@@ -275,7 +191,14 @@ class PredictionMixin(CellsMixin):
             raise ValueError(msg)
         return {name: known.index(name) for name in names}
 
-    def _check_method(self, method: str, cells: AnnData) -> None:
+    def _check_options(self, options: _Options, cells: AnnData) -> None:
+        method, library_size = options.method, options.library_size
+        check_choice("method", method, METHODS)
+        if library_size is not None:
+            check_number("library_size", library_size, positive=True, below=1e12)
+            if self.module.gene_likelihood == "mse":
+                msg = "`library_size` has no meaning with gene_likelihood='mse'."
+                raise ValueError(msg)
         if method == "sample" and self.module.gene_likelihood == "mse":
             msg = "method='sample' needs a count likelihood; with gene_likelihood='mse' use 'counterfactual' or 'mean'."
             raise ValueError(msg)
@@ -287,52 +210,68 @@ class PredictionMixin(CellsMixin):
             )
             raise ValueError(msg)
 
+    @torch.inference_mode()
     def _posterior_mean_input(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
         inference_outputs = self.module.inference(**self.module._get_inference_input(tensors))
         inference_outputs[MODULE_KEYS.Z_KEY] = inference_outputs[MODULE_KEYS.QZ_KEY].loc
         return self.module._get_generative_input(tensors, inference_outputs)
 
-    @torch.inference_mode()
-    def _predict_blocks(
-        self,
-        cells: AnnData,
-        targets: dict[str, int],
-        method: str,
-        library_size: float | None,
-        batch_size: int | None,
-        seed: int | None,
-    ) -> list[list[np.ndarray | sparse.csr_matrix]]:
-        """For every target the predictions of all minibatches."""
+    def _predict(self, cells: AnnData, targets: dict[str, int], module: TRVAEModule, options: _Options) -> AnnData:
+        """Predict all cells under every target, whose codes are those of `module`."""
+        self._check_options(options, cells)
+        changed = self._changed_inputs(options)
         # a generator for each target: a target is predicted alike, alone or among others
+        seed = options.seed
         rngs = [np.random.default_rng(None if seed is None else [seed, code]) for code in targets.values()]
         blocks: list[list[np.ndarray | sparse.csr_matrix]] = [[] for _ in targets]
-        minibatches = self._minibatches(cells, batch_size)
+        minibatches = self._minibatches(cells, options.batch_size)
         for tensors in track(minibatches, description="Predicting", disable=len(minibatches) < _SHORT):
             given = self._posterior_mean_input(tensors)
-            source = self._decode(given, None)
-            asked = given if library_size is None else self._with_library(given, library_size)
+            source = self._decode(module, given, None)
+            asked = {
+                key: changed[key](own) if key in changed and own is not None else own for key, own in given.items()
+            }
             for block, code, rng in zip(blocks, targets.values(), rngs, strict=True):
                 x = tensors[REGISTRY_KEYS.X_KEY].numpy()
-                drawn = self._draw(x, source, self._decode(asked, code), method, rng)
-                integers = method != "mean" and self.module.gene_likelihood != "mse"
+                drawn = self._draw(x, source, self._decode(module, asked, code), options.method, rng)
+                integers = options.method != "mean" and self.module.gene_likelihood != "mse"
                 block.append(sparse.csr_matrix(drawn) if integers else drawn)
-        return blocks
+        return self._assemble(cells, targets, blocks, options)
 
-    def _with_library(
-        self, given: dict[str, torch.Tensor | None], library_size: float
-    ) -> dict[str, torch.Tensor | None]:
-        asked = dict(given)
-        values = {MODULE_KEYS.LIBRARY_KEY: float(np.log(library_size)), MODULE_KEYS.SIZE_FACTOR_KEY: library_size}
-        for key, value in values.items():
-            own = given[key]
-            asked[key] = None if own is None else torch.full_like(own, value)
-        return asked
+    def _changed_inputs(self, options: _Options) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+        """How the decoder's inputs differ from the cells' own, by name."""
+        changed: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
+        if options.library_size is not None:
+            size = float(options.library_size)
+            changed[MODULE_KEYS.LIBRARY_KEY] = functools.partial(torch.full_like, fill_value=float(np.log(size)))
+            changed[MODULE_KEYS.SIZE_FACTOR_KEY] = functools.partial(torch.full_like, fill_value=size)
+        categories = registered_covariates(self.registry_)
+        continuous = registered_continuous_covariates(self.registry_)
+        unknown = [name for name in options.covariates if name not in categories and name not in continuous]
+        if unknown:
+            msg = f"Expected `covariates` among the registered {[*categories, *continuous]}, found {unknown}."
+            raise ValueError(msg)
+        codes, numbers = {}, {}
+        for name, value in options.covariates.items():
+            if name in categories:
+                check_choice(f"covariates[{name!r}]", value, list(categories[name]))
+                codes[list(categories).index(name)] = list(categories[name]).index(value)
+            else:
+                check_finite(f"covariates[{name!r}]", value)
+                numbers[continuous.index(name)] = float(value)
+        for key, values in ((MODULE_KEYS.CAT_COVS_KEY, codes), (MODULE_KEYS.CONT_COVS_KEY, numbers)):
+            if values:
+                changed[key] = functools.partial(_with_columns, values=values)
+        return changed
 
-    def _decode(self, generative_input: dict[str, torch.Tensor | None], code: int | None) -> _Decoded:
-        outputs = self.module.generative(**generative_input, transform_batch=code)
+    def _decode(
+        self, module: TRVAEModule, generative_input: dict[str, torch.Tensor | None], code: int | None
+    ) -> _Decoded:
+        with torch.inference_mode():
+            outputs = module.generative(**generative_input, transform_batch=code)
         px, theta = outputs[MODULE_KEYS.PX_KEY], outputs["theta"]
-        pi = px.zi_probs.cpu().numpy() if self.module.gene_likelihood == "zinb" else None
-        mu = px.loc if self.module.gene_likelihood == "mse" else px.get_normalized("mu")
+        pi = px.zi_probs.cpu().numpy() if module.gene_likelihood == "zinb" else None
+        mu = px.loc if module.gene_likelihood == "mse" else px.get_normalized("mu")
         return _Decoded(mu.cpu().numpy(), None if theta is None else theta.cpu().numpy(), pi)
 
     def _draw(
@@ -355,8 +294,7 @@ class PredictionMixin(CellsMixin):
         cells: AnnData,
         targets: dict[str, int],
         blocks: list[list[np.ndarray | sparse.csr_matrix]],
-        method: str,
-        seed: int | None,
+        options: _Options,
     ) -> AnnData:
         batches = [batch for block in blocks for batch in block]
         x = sparse.vstack(batches, format="csr") if sparse.issparse(batches[0]) else np.concatenate(batches)
@@ -367,6 +305,8 @@ class PredictionMixin(CellsMixin):
             obs = cells.obs.drop(columns=own, errors="ignore")
             obs.insert(0, self._condition_key, name)
             obs.insert(1, f"{self._condition_key}_source", source.to_numpy())
+            for column, value in options.covariates.items():
+                obs[column] = value
             parts.append(obs.set_axis(cells.obs_names.astype(str) + f"-{name}"))
         obs = pd.concat(parts)
         for column in (self._condition_key, f"{self._condition_key}_source"):
@@ -374,25 +314,23 @@ class PredictionMixin(CellsMixin):
         prediction = AnnData(X=x, obs=obs, var=cells.var.copy())
         if self._layer is not None:
             prediction.layers[self._layer] = x.copy()
-        scale = "input" if self.module.gene_likelihood == "mse" else _SCALES[method]
+        scale = "input" if self.module.gene_likelihood == "mse" else _SCALES[options.method]
         prediction.uns["trvae"] = {
-            "method": method,
+            "method": options.method,
             "scale": scale,
             "source": np.array([str(name) for name in pd.unique(source)]),
             "target": np.array([str(name) for name in targets]),
-            "seed": "none" if seed is None else int(seed),
+            "seed": "none" if options.seed is None else int(options.seed),
             "version": version("trvae-scvi"),
         }
         return prediction
 
-    def _groups(self, cells: AnnData, groupby: str | None) -> np.ndarray:
-        key = groupby if groupby is not None else self.registry_["setup_args"]["labels_key"]
-        if key is None:
-            return np.full(cells.n_obs, "all", dtype=object)
-        if groupby is None and key not in cells.obs:
-            msg = f"The registered `labels_key={key!r}` is no column of these cells. Name another one with `groupby`."
-            raise KeyError(msg)
-        return check_column(cells, "groupby", key).to_numpy(dtype=object)
+
+def _with_columns(table: torch.Tensor, *, values: Mapping[int, float]) -> torch.Tensor:
+    table = table.clone()
+    for column, value in values.items():
+        table[:, column] = value
+    return table
 
 
 def _sample(decoded: _Decoded, rng: np.random.Generator) -> np.ndarray:
@@ -402,31 +340,3 @@ def _sample(decoded: _Decoded, rng: np.random.Generator) -> np.ndarray:
     theta = np.broadcast_to(decoded.theta, mu.shape).astype(np.float64)
     drawn = rng.negative_binomial(theta, theta / (theta + mu))
     return drawn if decoded.pi is None else drawn * (rng.random(mu.shape) >= decoded.pi)
-
-
-def _normalized(x: np.ndarray | sparse.spmatrix, counts: bool) -> np.ndarray:
-    """Counts per 10,000 as a dense array; the input itself where it is no counts."""
-    dense = np.asarray(x if isinstance(x, np.ndarray) else x.toarray(), dtype=np.float64)
-    return dense * (_TARGET_SUM / np.maximum(dense.sum(axis=1, keepdims=True), 1.0)) if counts else dense
-
-
-def _effect(
-    given: np.ndarray, predicted: np.ndarray, level: float, error: ModelError, pseudocount: float, counts: bool
-) -> pd.DataFrame:
-    log_fc = np.full(given.shape[1], np.nan)
-    if counts:
-        log_fc = np.log2((predicted.mean(axis=0) + pseudocount) / (given.mean(axis=0) + pseudocount))
-        given, predicted = np.log1p(given), np.log1p(predicted)
-    change = predicted.mean(axis=0) - given.mean(axis=0)
-    n = len(predicted)
-    variance = predicted.var(axis=0, ddof=1) if n > 1 else np.full(given.shape[1], np.nan)
-    half = margin(change, standard_error(variance, n, n), error, level)
-    return pd.DataFrame(
-        {
-            "log_fc": log_fc,
-            "change": change,
-            "change_lower": change - half,
-            "change_upper": change + half,
-            "level": level,
-        }
-    )

@@ -6,6 +6,7 @@ import functools
 import inspect
 import logging
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -230,8 +231,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         TypeError
             If an argument has the wrong type or `plan_kwargs` an unknown name.
         ValueError
-            If `batch_size` or `max_epochs` is too small, early stopping has no validation cells, or the data
-            are minified.
+            If `batch_size` or `max_epochs` is too small, early stopping has no validation cells, the data
+            are minified, or nothing is left to train.
         NotImplementedError
             If several devices are asked for.
         """
@@ -241,6 +242,12 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if use_distributed_sampler(trainer_kwargs.get("strategy")):
             msg = "Training on several devices is not supported yet; use one with devices=1."
             raise NotImplementedError(msg)
+        if not any(parameter.requires_grad for parameter in self.module.parameters()):
+            msg = (
+                "There is nothing to train: the query has no condition and no covariate that the reference does not "
+                "know, and all else is frozen. Use the model as it is, or free more with `load_query_data`."
+            )
+            raise ValueError(msg)
         if max_epochs is None:
             max_epochs = _default_epochs(self.adata.n_obs)
         plan_kwargs = merge_kwargs(plan_config, plan_kwargs, name="plan")
@@ -253,7 +260,10 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             steps = (plan_kwargs.get("n_steps_kl_warmup") or 0) * batch_size / n_train
             warmup = plan_kwargs.get("n_epochs_kl_warmup") or math.ceil(steps)
             trainer_kwargs = self._early_stopping_arguments(max_epochs, warmup, trainer_kwargs)
-        with seeded():
+        self.module.train()  # Lightning leaves a model that was loaded in evaluation
+        with seeded(), warnings.catch_warnings():
+            if self.module.is_frozen:  # Lightning wonders at modules that stay in evaluation
+                warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training")
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,

@@ -21,10 +21,12 @@ __all__ = [
     "check_condition",
     "check_counts",
     "check_covariates",
+    "check_finite",
     "check_integer",
     "check_known_conditions",
     "check_not_view",
     "check_number",
+    "check_query_conditions",
     "check_values",
     "check_var_names",
     "get_values",
@@ -85,6 +87,16 @@ def check_number(name: str, value: object, *, positive: bool = False, below: flo
     if not (0.0 <= float(value) < below) or (positive and value == 0):
         low = "above 0" if positive else "of at least 0"
         msg = f"Expected `{name}` {low} and below {below}, found {value}."
+        raise ValueError(msg)
+
+
+def check_finite(name: str, value: object) -> None:
+    """Raise a TypeError unless `value` is a real number, a ValueError if it is NaN or infinite."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        msg = f"Expected `{name}` to be a number, found {value!r}."
+        raise TypeError(msg)
+    if not np.isfinite(float(value)):
+        msg = f"Expected `{name}` to be finite, found {value}."
         raise ValueError(msg)
 
 
@@ -222,6 +234,18 @@ def check_known_conditions(column: pd.Series, known: np.ndarray) -> None:
         msg = (
             f"`adata.obs[{column.name!r}]` holds conditions the model does not know: {unknown}. "
             f"It was trained on {plain_list(known)}."
+        )
+        raise ValueError(msg)
+
+
+def check_query_conditions(column: pd.Series, known: np.ndarray) -> None:
+    """Raise a ValueError if a condition that is to be learned has too few cells."""
+    counts = column.value_counts()
+    few = {str(name): int(n) for name, n in counts.items() if name not in set(known) and 0 < n < _MIN_CELLS}
+    if few:
+        msg = (
+            f"Expected at least {_MIN_CELLS} cells of every new condition in `adata.obs[{column.name!r}]`, found "
+            f"{few}. Remove these cells or merge the condition with another."
         )
         raise ValueError(msg)
 

@@ -1,0 +1,75 @@
+"""Covariates: kept at the cells' own values in a prediction unless they are set."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import make_trained
+
+SETUP = {"categorical_covariate_keys": ["donor", "lab"], "continuous_covariate_keys": ["age"]}
+ASKED = {"donor": "b", "age": 2.5}
+
+
+@pytest.fixture(params=[False, True], ids=["not encoded", "encoded"])
+def model(adata, request):
+    return make_trained(adata, SETUP, encode_condition=request.param)
+
+
+def mean(model, cells, **kwargs):
+    return model.predict_perturbation(cells, target="stimulated", method="mean", **kwargs)
+
+
+def with_values(cells):
+    changed = cells.copy()
+    for name, value in ASKED.items():
+        changed.obs[name] = value
+    return changed
+
+
+def test_covariates_are_decoded_as_set_and_encoded_as_they_are(model, control):
+    own, asked, relabelled = mean(model, control), mean(model, control, covariates=ASKED), None
+    relabelled = mean(model, with_values(control))
+    assert np.abs(asked.X - own.X).max() > 1e-3
+    # labelled otherwise, cells are also encoded otherwise where the encoder knows covariates
+    assert np.allclose(asked.X, relabelled.X, rtol=1e-5) is not model.module.encode_condition
+    assert (asked.obs["donor"] == "b").all()
+    assert (asked.obs["age"] == 2.5).all()
+    np.testing.assert_array_equal(asked.obs["lab"], control.obs["lab"])
+    np.testing.assert_array_equal(own.obs["donor"], control.obs["donor"])
+
+
+def test_setting_a_covariate_to_its_own_value_changes_nothing(model, control):
+    cells = control[(control.obs["donor"] == "b").to_numpy()]
+    for method in ("mean", "counterfactual"):
+        own = model.predict_perturbation(cells, target="stimulated", method=method)
+        asked = model.predict_perturbation(cells, target="stimulated", method=method, covariates={"donor": "b"})
+        assert np.array_equal(_dense(own), _dense(asked))
+
+
+def test_the_source_keeps_its_covariates(model, control):
+    """Counts move by the ratio of the target with the set covariate to the source with the cells' own."""
+    kept = model.predict_perturbation(control, target="control", covariates={"lab": "x"})
+    own_lab = (control.obs["lab"] == "x").to_numpy()
+    given = control.X.toarray()
+    # nothing changes for cells that have the value and the condition already
+    np.testing.assert_array_equal(kept.X.toarray()[own_lab], given[own_lab])
+    assert (kept.X.toarray()[~own_lab] != given[~own_lab]).any()
+
+
+@pytest.mark.parametrize(
+    ("covariates", "error", "match"),
+    [
+        ({"sex": "f"}, ValueError, "Expected `covariates` among the registered \\['donor', 'lab', 'age'\\]"),
+        ({"donor": "z"}, ValueError, "covariates\\['donor'\\]"),
+        ({"age": "old"}, TypeError, "covariates\\['age'\\]"),
+        ({"age": float("nan")}, ValueError, "covariates\\['age'\\]"),
+    ],
+)
+def test_bad_covariates_are_refused(adata, control, covariates, error, match):
+    model = make_trained(adata, SETUP)
+    with pytest.raises(error, match=match):
+        mean(model, control, covariates=covariates)
+
+
+def _dense(prediction):
+    return prediction.X if isinstance(prediction.X, np.ndarray) else prediction.X.toarray()

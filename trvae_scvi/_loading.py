@@ -1,0 +1,126 @@
+"""Saved models: our own and those of scArches. A mixin for the model."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from packaging.version import Version
+from scvi import settings
+from scvi.model.base import BaseModelClass
+
+from ._compat import latest_registry
+from ._porting import read_scarches
+from ._validation import check_anndata
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["LoadingMixin"]
+
+_MIN_CELLS = 3  # of every condition, for a set-up
+
+
+class LoadingMixin(BaseModelClass):
+    """How :class:`~trvae_scvi.TRVAE` comes back from disk."""
+
+    @classmethod
+    def load(
+        cls, dir_path: str | os.PathLike[str], adata: AnnData | Literal[False] | None = None, **kwargs: Any
+    ) -> Self:
+        """Load a model saved with :meth:`save`.
+
+        Only load files you trust: like all of scvi-tools' saves they are pickles, which can run code.
+
+        Parameters
+        ----------
+        dir_path
+            Folder it was saved in.
+        adata
+            Data with the same genes in the same order; ``None`` takes those saved with the model, ``False`` none.
+        **kwargs
+            Further arguments of :meth:`scvi.model.base.BaseModelClass.load`.
+
+        Raises
+        ------
+        ValueError
+            If genes are missing, added or in another order, or a condition is unknown.
+        """
+        model: Any = super().load(os.fspath(dir_path), adata, **kwargs)
+        model._apply_surgery()
+        made_with, installed = model.trvae_scvi_version_, version("trvae-scvi")
+        if Version(made_with).release > Version(installed).release:
+            warnings.warn(
+                f"The model was made with trvae-scvi {made_with}, newer than the installed {installed}.",
+                UserWarning,
+                stacklevel=settings.warnings_stacklevel,
+            )
+        return model
+
+    @classmethod
+    def from_scarches(cls, path: str | os.PathLike[str], adata: AnnData, *, layer: str | None = None) -> Self:
+        """Read a trVAE model saved by scArches 0.5 or 0.6.
+
+        Posterior means and variances and the decoder's means, zero inflation and dispersions are those of scArches. No
+        pickled code is executed: the weights are read as tensors only, and settings that ask for anything but plain
+        values are refused.
+
+        Parameters
+        ----------
+        path
+            Folder that scArches' ``save`` wrote, with ``model_params.pt``, ``attr.pkl`` and ``var_names.csv``.
+        adata
+            Cells with the model's genes in its order, and its column of conditions with some or all of its conditions.
+        layer
+            Layer with the values, counts for ``"nb"`` and ``"zinb"``; ``None`` is ``X``.
+
+        Returns
+        -------
+        A model of `adata` that can predict, be saved, and be the reference of a query.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder or one of its files is not there.
+        KeyError
+            If the column of conditions or the layer is missing.
+        ValueError
+            If genes or conditions are not those of the model, or its files are damaged, ask for code, or describe what
+            cannot be represented.
+
+        Notes
+        -----
+        In further training the objective differs a little: scArches adds the MMD up over pairs of conditions where ours
+        is the mean, and does not save the weight of its KL divergence, which is 1 here.
+
+        Examples
+        --------
+        >>> model = trvae_scvi.TRVAE.from_scarches("scarches_model", adata)
+        >>> prediction = model.predict_perturbation(adata, source="control", target="stimulated")
+        """
+        check_anndata(adata)
+        saved = read_scarches(path)
+        # a registry with the saved codes, whatever conditions `adata` holds: from a few blank cells of each
+        names = np.repeat(np.array(saved.conditions, dtype=object), _MIN_CELLS)
+        blank = AnnData(
+            np.ones((len(names), len(saved.var_names)), dtype=np.float32),
+            obs=pd.DataFrame(
+                {saved.condition_key: pd.Categorical(names, categories=saved.conditions)},
+                index=np.arange(len(names)).astype(str),
+            ),
+            var=pd.DataFrame(index=saved.var_names),
+        )
+        model_cls: Any = cls
+        model_cls.setup_anndata(blank, saved.condition_key)
+        registry = latest_registry(cls, blank)
+        model_cls.setup_anndata(adata, saved.condition_key, layer=layer, source_registry=registry)
+        model = model_cls(adata, **saved.arguments)
+        model.module.load_state_dict(saved.state_dict)
+        model.module.eval()
+        model.is_trained_ = saved.is_trained
+        return model

@@ -1,0 +1,279 @@
+"""Query mapping: a reference model learns the conditions and covariates of new data. A mixin for the model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scvi import REGISTRY_KEYS
+
+from ._batches import current_seed
+from ._cells import CellsMixin
+from ._compat import MODULE_KEYS, registered_categories, registered_var_names
+from ._validation import check_anndata, check_condition, check_integer, check_query_conditions
+from .mapping import align_genes
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from anndata import AnnData
+
+__all__ = ["SurgeryMixin"]
+
+logger = logging.getLogger(__name__)
+
+
+class SurgeryMixin(CellsMixin):
+    """How :class:`~trvae_scvi.TRVAE` maps new data onto a trained model."""
+
+    if TYPE_CHECKING:
+        init_params_: dict[str, Any]
+        is_trained_: bool
+        nonnegative_: bool
+        reference_summary_: dict[str, np.ndarray] | None
+        surgery_: dict[str, bool] | None
+
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: AnnData,
+        reference_model: str | os.PathLike[str] | Self,
+        *,
+        unfrozen: bool = False,
+        freeze_expression: bool = True,
+        freeze_decoder_first_layer: bool = True,
+        match_reference: bool = False,
+    ) -> Self:
+        """Make a model of new data out of a trained reference, without the reference's data.
+
+        Conditions and categories of covariates that the reference does not know get parameters of their own, which
+        start at the mean of the reference's. Only these are trained by :meth:`train`: whatever the reference model
+        answers for its own conditions and covariates, the new model answers bit by bit alike (for equal batch size,
+        threads and device), before and after training (scArches; Lotfollahi et al., Nat Biotechnol 40:121, 2022).
+
+        Parameters
+        ----------
+        adata
+            New data with the genes of the reference in its order, see :meth:`prepare_query_anndata`, and its columns.
+            One condition is enough. The column of labels may be missing.
+        reference_model
+            Trained model, or the folder it was saved in.
+        unfrozen
+            Train everything. Nothing then keeps the reference's answers.
+        freeze_expression
+            Whether the encoder's first layer is kept.
+        freeze_decoder_first_layer
+            Whether the decoder's first layer is kept.
+        match_reference
+            Match the new cells with cells of the reference by the MMD, too. The reference must keep some of them, see
+            :meth:`store_reference_summary`.
+
+        Returns
+        -------
+        A model of `adata`. If there is nothing to train, it is ready for use.
+
+        Raises
+        ------
+        TypeError
+            If `reference_model` is no model of this class, nor a path.
+        ValueError
+            If the reference is not trained, genes differ, a new condition has fewer than three cells, values do
+            not fit the likelihood, or `match_reference` lacks what it needs.
+        KeyError
+            If a column or the layer is missing.
+
+        Notes
+        -----
+        With ``encode_condition=False``, the default, the latent representation does not depend on what is trained here.
+        Continuous covariates enter as they are: bring them to the scale they had in the reference.
+
+        Examples
+        --------
+        >>> import trvae_scvi as tv
+        >>> reference = tv.datasets.simulate_perturbation(n_cells=300, n_genes=50, n_types=3).adata
+        >>> tv.TRVAE.setup_anndata(reference)
+        >>> model = tv.TRVAE(reference)
+        >>> model.train(max_epochs=1)
+        >>> query = reference[reference.obs["condition"] == "stimulated"].copy()
+        >>> query.obs["condition"] = "another drug"
+        >>> mapped = tv.TRVAE.load_query_data(query, model)
+        >>> mapped.train(max_epochs=1)
+        >>> prediction = mapped.predict_perturbation(reference, source="control", target="another drug")
+        """
+        reference = cls._reference(reference_model)
+        if match_reference and reference.reference_summary_ is None:
+            msg = (
+                "match_reference=True needs cells of the reference, which this one did not keep. Call "
+                "`store_reference_summary()` on it before it is saved."
+            )
+            raise ValueError(msg)
+        model = cls._of_query(adata, reference)
+        grown = model.module.adopt(reference.module)
+        model.surgery_ = {
+            "unfrozen": unfrozen,
+            "freeze_expression": freeze_expression,
+            "freeze_decoder_first_layer": freeze_decoder_first_layer,
+            "match_reference": match_reference,
+        }
+        model.reference_summary_ = reference.reference_summary_
+        model._apply_surgery()
+        model.is_trained_ = not grown and not any(p.requires_grad for p in model.module.parameters())
+        model.module.eval()
+        return model
+
+    @classmethod
+    def _reference(cls, reference_model: str | os.PathLike[str] | Self) -> Self:
+        if isinstance(reference_model, str | os.PathLike):
+            model_cls: Any = cls
+            reference_model = model_cls.load(reference_model, False, accelerator="cpu")
+        if not isinstance(reference_model, cls):
+            msg = (
+                f"Expected `reference_model` to be a {cls.__name__} or the folder of one, found "
+                f"{type(reference_model).__name__}."
+            )
+            raise TypeError(msg)
+        if not reference_model.is_trained_:
+            msg = "The reference is not trained: call its `train()` first."
+            raise ValueError(msg)
+        return reference_model
+
+    @classmethod
+    def _of_query(cls, adata: AnnData, reference: Self) -> Self:
+        """A new model of the query with the reference's settings and, so far, weights of its own."""
+        check_anndata(adata)
+        registry = dict(reference.registry_)
+        arguments = dict(registry["setup_args"])
+        settings = dict(reference.init_params_["non_kwargs"])
+        labels_key = arguments["labels_key"]
+        if labels_key is not None and labels_key not in adata.obs:
+            if settings["mmd_balance_labels"]:
+                logger.warning("The query has no column %r: its MMD is not balanced over labels.", labels_key)
+            settings["mmd_balance_labels"] = arguments["labels_key"] = None
+            fields = dict(registry["field_registries"])
+            fields[REGISTRY_KEYS.LABELS_KEY] = {
+                **fields[REGISTRY_KEYS.LABELS_KEY],
+                "state_registry": {"categorical_mapping": np.array([0])},
+            }
+            registry["field_registries"] = fields
+        condition = check_condition(adata, arguments["condition_key"], new_data=False)
+        check_query_conditions(condition, registered_categories(registry, REGISTRY_KEYS.BATCH_KEY))
+        model_cls: Any = cls
+        model_cls.setup_anndata(adata, source_registry=registry, extend_categories=True, **arguments)
+        model = model_cls(adata, **settings)
+        if reference.nonnegative_ and not model.nonnegative_:
+            msg = (
+                "The reference was trained on values of at least 0, the query holds negative ones. Bring them to the "
+                "same scale."
+            )
+            raise ValueError(msg)
+        model.nonnegative_ = reference.nonnegative_
+        return model
+
+    def _apply_surgery(self) -> None:
+        """Freeze what the reference brought along; after loading, too."""
+        if self.surgery_ is None:
+            return
+        if not self.surgery_["unfrozen"]:
+            self.module.freeze(
+                encoder_first_layer=self.surgery_["freeze_expression"],
+                decoder_first_layer=self.surgery_["freeze_decoder_first_layer"],
+            )
+        if self.surgery_["match_reference"] and self.reference_summary_ is not None:
+            self.module.kept_cells = {name: torch.as_tensor(v) for name, v in self.reference_summary_.items()}
+
+    @classmethod
+    def prepare_query_anndata(
+        cls,
+        adata: AnnData,
+        reference_model: str | os.PathLike[str] | Self,
+        *,
+        return_reference_var_names: bool = False,
+        inplace: bool = True,
+        max_missing: float = 0.2,
+    ) -> AnnData | pd.Index | None:
+        """Bring new data to the genes of a reference, in its order.
+
+        Genes that the query lacks are set to zero, which claims that they were measured and not seen; a reference on
+        genes that both have is better where one can be made. What was done is logged and kept in
+        ``adata.uns["gene_alignment"]``.
+
+        Parameters
+        ----------
+        adata
+            New data.
+        reference_model
+            Trained model, or the folder it was saved in.
+        return_reference_var_names
+            Return the names of the reference's genes and do nothing else.
+        inplace
+            Whether to change `adata` itself.
+        max_missing
+            Largest share of the reference's genes that may be missing.
+
+        Returns
+        -------
+        `None`, a new AnnData with ``inplace=False``, or the names of the genes.
+
+        Raises
+        ------
+        ValueError
+            If more genes are missing, or names repeat.
+        """
+        reference = cls._reference(reference_model)
+        names = pd.Index(registered_var_names(reference.registry_))
+        if return_reference_var_names:
+            return names
+        check_anndata(adata)
+
+        aligned = align_genes(adata, names, max_missing=max_missing)
+        if not inplace:
+            return aligned
+        adata._init_as_actual(aligned)
+        return None
+
+    @torch.inference_mode()
+    def store_reference_summary(self, n_cells_per_condition: int = 256) -> None:
+        """Keep the latent posterior of some training cells, for queries to be matched with.
+
+        Kept with the model and saved with it are posterior mean and variance, condition, covariates and label of
+        these cells, no expression values. They describe single cells nonetheless: do not share them where the cells
+        themselves could not be shared.
+
+        Parameters
+        ----------
+        n_cells_per_condition
+            Cells of every condition, drawn at random by ``scvi.settings.seed``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If the model has no data.
+        """
+        check_integer("n_cells_per_condition", n_cells_per_condition, 2)
+        cells = self._cells_for_prediction(None, None, None)
+        rng = np.random.default_rng(current_seed())
+        condition = cells.obs[self._condition_key].to_numpy()
+        rows = [rng.permutation(np.flatnonzero(condition == name))[:n_cells_per_condition] for name in self._conditions]
+        manager = self._manager(cells[np.sort(np.concatenate(rows))], keep_labels=True)
+        parts: dict[str, list[np.ndarray]] = {}
+        for tensors in self._loader(manager, None):
+            posterior = self.module.inference(**self.module._get_inference_input(tensors))[MODULE_KEYS.QZ_KEY]
+            n = len(posterior.loc)
+            values = {
+                "qzm": posterior.loc,
+                "qzv": posterior.variance,
+                "conditions": tensors[REGISTRY_KEYS.BATCH_KEY].squeeze(-1).long(),
+                "labels": tensors[REGISTRY_KEYS.LABELS_KEY].squeeze(-1).long(),
+                "cat_covs": tensors.get(REGISTRY_KEYS.CAT_COVS_KEY, torch.zeros(n, 0)).long(),
+            }
+            if REGISTRY_KEYS.CONT_COVS_KEY in tensors:
+                values["cont_covs"] = tensors[REGISTRY_KEYS.CONT_COVS_KEY]
+            for name, value in values.items():
+                parts.setdefault(name, []).append(value.cpu().numpy())
+        self.reference_summary_ = {name: np.concatenate(values) for name, values in parts.items()}
