@@ -19,7 +19,7 @@ import hashlib
 import inspect
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anndata
@@ -60,7 +60,7 @@ ABLATIONS = {
 class SavedTRVAE(TRVAEMethod):
     """Keeps trained models in a folder, so that several kinds of prediction share one."""
 
-    folder: str = ""
+    folder: str = field(default="", repr=False)  # where it lies does not change what it predicts
 
     def fit(self, holdout: benchmark.HoldOut) -> tv.TRVAE:
         """Train, or load what was trained before with the same settings."""
