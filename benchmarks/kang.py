@@ -116,6 +116,7 @@ def ablate(adata: anndata.AnnData, seeds: list[int], out: Path, n_jobs: int) -> 
     """Score other settings on the types the defaults were chosen on."""
     folder = str(out / "models")
     methods = {name: SavedTRVAE(kwargs, folder=folder) for name, kwargs in ABLATIONS.items()}
+    methods |= {f"MMD on y, {kind}": SavedTRVAE({}, prediction=kind, folder=folder) for kind in ("sample", "mean")}
     return benchmark.leave_one_group_out(
         adata, methods=methods, groups=CHOICE, seeds=seeds, out=out / "kang_ablation", n_jobs=n_jobs, **KEYS
     )
