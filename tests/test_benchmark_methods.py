@@ -204,7 +204,7 @@ def test_scvi_gives_expected_counts_under_the_target(holdout, monkeypatch):
     np.testing.assert_allclose(result.X.sum(axis=1), np.asarray(holdout.control.X.sum(axis=1)).ravel(), rtol=1e-4)
 
 
-# ---- scGen, with a stand-in that has the arguments of pertpy's documentation
+# ---- scGen, with stand-ins that have the arguments of pertpy's and, where it is installed, with pertpy
 
 
 class StandIn:
@@ -213,24 +213,31 @@ class StandIn:
     calls: dict = {}
 
     @classmethod
-    def setup_anndata(cls, adata, batch_key=None, labels_key=None):
+    def setup_anndata(cls, adata, batch_key=None, labels_key=None, layer=None):
         cls.calls.update(adata=adata, batch_key=batch_key, labels_key=labels_key)
 
     def __init__(self, adata, n_hidden=800):
         self.calls.update(n_hidden=n_hidden)
 
-    def train(self, max_epochs=None, enable_progress_bar=True):
-        self.calls.update(max_epochs=max_epochs, bar=enable_progress_bar)
+    def train(self, *, max_epochs=None, batch_size=128, seed=0):
+        self.calls.update(max_epochs=max_epochs, seed=seed)
 
     def predict(self, ctrl_key=None, stim_key=None, adata_to_predict=None, celltype_to_predict=None):
         self.calls.update(ctrl_key=ctrl_key, stim_key=stim_key, given=adata_to_predict)
         return ad.AnnData(adata_to_predict.X - 1, obs=adata_to_predict.obs, var=adata_to_predict.var), np.zeros(3)
 
 
-@pytest.fixture
-def pertpy(monkeypatch):
+class StandInOnSCVITools(StandIn):
+    """As in pertpy 1.0, where scvi-tools trains."""
+
+    def train(self, max_epochs=None, accelerator="auto", **trainer_kwargs):
+        self.calls.update(max_epochs=max_epochs, trainer=trainer_kwargs)
+
+
+@pytest.fixture(params=[StandIn, StandInOnSCVITools])
+def pertpy(monkeypatch, request):
     module = ModuleType("pertpy")
-    module.tl = SimpleNamespace(Scgen=StandIn)
+    module.tl = SimpleNamespace(Scgen=request.param)
     monkeypatch.setitem(sys.modules, "pertpy", module)
     monkeypatch.setattr(StandIn, "calls", {})
     return StandIn.calls
@@ -243,8 +250,9 @@ def test_scgen_is_trained_on_log_normalised_cells(holdout, pertpy):
     assert (result == 0).any()
     np.testing.assert_array_equal(pertpy["adata"].X, log_normalize(holdout.training.X))
     np.testing.assert_array_equal(pertpy["given"].X, control)
-    assert pertpy["n_hidden"] == 5
-    assert (pertpy["max_epochs"], pertpy["bar"]) == (2, False)
+    assert (pertpy["n_hidden"], pertpy["max_epochs"]) == (5, 2)
+    assert pertpy.get("seed", holdout.seed) == holdout.seed == 1
+    assert pertpy.get("trainer", {"enable_progress_bar": False}) == {"enable_progress_bar": False}
     keys = ("batch_key", "labels_key", "ctrl_key", "stim_key")
     assert [pertpy[key] for key in keys] == ["condition", "cell_type", "control", "drug"]
     assert holdout.training.X.max() > 20
@@ -261,8 +269,29 @@ def test_scgen_takes_normalised_values_as_they_are(adata, pertpy):
 
 def test_scgen_says_what_to_install(holdout, monkeypatch):
     monkeypatch.setitem(sys.modules, "pertpy", None)
-    with pytest.raises(ImportError, match=r"pip install 'trvae-scvi\[benchmark\]'"):
+    with pytest.raises(ImportError, match=r"halted; None in sys.modules.*pip install 'trvae-scvi\[benchmark\]'"):
         PertpyScGenMethod()(holdout)
+
+
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")  # of cells that pertpy draws twice
+def test_scgen_of_pertpy_is_given_and_predicts_log_normalised_values(holdout, monkeypatch):
+    scgen = pytest.importorskip("pertpy").tl.Scgen
+    original, seen = scgen.predict, {}
+
+    def record(self, *args, **kwargs):
+        result = original(self, *args, **kwargs)
+        seen.update(training=np.array(self.adata.X), given=np.array(kwargs["adata_to_predict"].X), result=result[0].X)
+        return result
+
+    monkeypatch.setattr(scgen, "predict", record)
+    result = PertpyScGenMethod({"n_hidden": 64, "n_latent": 5}, {"max_epochs": 40, "batch_size": 32})(holdout)
+    control = log_normalize(holdout.control.X)
+    np.testing.assert_array_equal(seen["training"], log_normalize(holdout.training.X))
+    np.testing.assert_array_equal(seen["given"], control)
+    np.testing.assert_array_equal(result, np.maximum(seen["result"], 0))
+    # On the scale of its input: closer to the control cells than these are if normalised twice.
+    twice = np.abs(log_normalize(control).mean(axis=0) - control.mean(axis=0)).mean()
+    assert np.abs(result.mean(axis=0) - control.mean(axis=0)).mean() < twice / 2
 
 
 def test_scvi_refuses_values_that_are_no_counts(holdout):

@@ -7,6 +7,7 @@ so that they can be sent to other processes and their settings can be read from 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import random
 from collections.abc import Mapping
@@ -153,9 +154,11 @@ class SCVIMethod:
 
 @dataclass(frozen=True)
 class PertpyScGenMethod:
-    """Train scGen as pertpy has it, on log-normalised data. Needs the extra ``benchmark``.
+    """Train scGen as pertpy has it, on log-normalised data. Needs pertpy 1.0 or later, from the extra ``benchmark``.
 
-    pertpy balances groups and conditions by draws that it does not seed: equal seeds do not give equal results.
+    pertpy balances groups and conditions by draws that it does not seed: equal seeds give slightly different results.
+    The change that it adds is that from all control cells to all target cells, the held-out group's control cells among
+    the former, unlike in :class:`LatentShiftMethod`.
 
     Parameters
     ----------
@@ -174,21 +177,29 @@ class PertpyScGenMethod:
         Raises
         ------
         ImportError
-            If pertpy is not installed.
+            If pertpy, or what its scGen needs, cannot be imported.
         """
         try:
             import pertpy
+
+            scgen = pertpy.tl.Scgen
         except ImportError as error:
-            msg = "PertpyScGenMethod needs pertpy, which is not installed: `pip install 'trvae-scvi[benchmark]'`."
+            msg = (
+                f"PertpyScGenMethod needs pertpy's scGen, which cannot be imported ({error}). "
+                "Run `pip install 'trvae-scvi[benchmark]' 'pertpy[scgen]'`."
+            )
             raise ImportError(msg) from error
         training, control = _private(holdout.training), _private(holdout.control)
         for cells in (training, control):
             cells.X = comparison_matrix(cells, counts=holdout.counts)
         with _seeded(holdout.seed):
-            scgen = pertpy.tl.Scgen
             scgen.setup_anndata(training, batch_key=holdout.condition_key, labels_key=holdout.group_key)
             model = scgen(training, **self.model_kwargs)
-            _train(model, self.train_kwargs)
+            if "seed" in inspect.signature(model.train).parameters:
+                # Later versions of pertpy train without scvi-tools: with a seed of their own and no progress bar.
+                model.train(**{"seed": holdout.seed, **self.train_kwargs})
+            else:
+                _train(model, self.train_kwargs)
             prediction, _ = model.predict(ctrl_key=holdout.source, stim_key=holdout.target, adata_to_predict=control)
         values = np.asarray(prediction.X)
         return np.maximum(values, 0) if holdout.counts else values
