@@ -27,7 +27,7 @@ def with_values(cells):
 
 
 def test_covariates_are_decoded_as_set_and_encoded_as_they_are(model, control):
-    own, asked, relabelled = mean(model, control), mean(model, control, covariates=ASKED), None
+    own, asked = mean(model, control), mean(model, control, covariates=ASKED)
     relabelled = mean(model, with_values(control))
     assert np.abs(asked.X - own.X).max() > 1e-3
     # labelled otherwise, cells are also encoded otherwise where the encoder knows covariates
@@ -63,6 +63,8 @@ def test_the_source_keeps_its_covariates(model, control):
         ({"donor": "z"}, ValueError, "covariates\\['donor'\\]"),
         ({"age": "old"}, TypeError, "covariates\\['age'\\]"),
         ({"age": float("nan")}, ValueError, "covariates\\['age'\\]"),
+        ({"donor": ["a", "b"]}, TypeError, "one value for covariate 'donor'"),
+        ("donor", TypeError, "map columns to values"),
     ],
 )
 def test_bad_covariates_are_refused(adata, control, covariates, error, match):

@@ -305,3 +305,9 @@ def test_genes_and_conditions_of_the_data_are_checked():
     adata.obs["batch"] = adata.obs["batch"].replace("stim_a", "stim_c")
     with pytest.raises(ValueError, match=r"does not know: \['stim_c'\]"):
         from_scarches(SAVED / "nb_layer_z", adata)
+
+
+def test_other_ways_to_load_point_here():
+    for load in (tv.TRVAE.load, lambda path: tv.TRVAE.load_query_data(make_adata(load_expected("nb_plain")), path)):
+        with pytest.raises(ValueError, match="from_scarches"):
+            load(SAVED / "nb_plain")

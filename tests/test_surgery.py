@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import make_trained
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 import trvae_scvi as tv
 
@@ -185,7 +186,7 @@ def test_query_without_labels_or_a_second_condition(adata, query, caplog):
     del one.obs["cell_type"]
     with caplog.at_level(logging.WARNING):
         model = train_on(one, reference)
-    assert "not balanced over labels" in caplog.text
+    assert "the new model is without labels" in caplog.text
     assert model.predict_perturbation(one, target="control").n_obs == one.n_obs
     effect = model.get_perturbation_effect(one, target="control")
     assert set(effect["group"]) == {"all"}
@@ -218,6 +219,91 @@ def test_matching_needs_and_uses_cells_of_the_reference(adata, query, tmp_path):
     assert alone.history["mmd_train"].to_numpy(dtype=float).max() == 0.0
     assert matched.history["mmd_train"].to_numpy(dtype=float).min() > 0.0
     np.testing.assert_array_equal(matched.get_latent_representation(adata), reference.get_latent_representation(adata))
+
+
+@pytest.mark.parametrize(
+    ("options", "labels", "match"),
+    [
+        ({}, None, "would have no effect"),
+        ({"encode_condition": True, "mmd_on": None}, None, "would have no effect"),
+        ({"mmd_on": "z"}, None, "would have no effect"),
+        ({"encode_condition": True, "mmd_balance_labels": True}, "other ", "compares cells of equal label"),
+    ],
+)
+def test_matching_without_an_effect_is_refused(adata, query, options, labels, match):
+    reference = make_reference(adata, **options)
+    reference.store_reference_summary(40)
+    if labels is not None:
+        query.obs["cell_type"] = labels + query.obs["cell_type"].astype(str)
+    with pytest.raises(ValueError, match=match):
+        tv.TRVAE.load_query_data(query, reference, match_reference=True)
+
+
+def test_matching_leaves_random_answers_of_the_reference_alone(adata, query):
+    reference = make_reference(adata, encode_condition=True)
+    reference.store_reference_summary(40)
+    model = train_on(query, reference, match_reference=True)
+    found = []
+    for each in (reference, model):
+        torch.manual_seed(0)
+        found.append(each.get_elbo(adata, batch_size=50))
+    assert float(found[0]) == float(found[1])
+
+
+def test_a_batch_is_matched_with_whole_conditions(adata, query):
+    reference = make_reference(adata, encode_condition=True)
+    reference.store_reference_summary(40)
+    module = tv.TRVAE.load_query_data(query, reference, match_reference=True).module
+    # 80 kept cells again and again, under 40 conditions of 50 cells each; only two are known to the decoder
+    rows = torch.arange(2000) % 80
+    module.kept_cells = {name: values[rows] for name, values in module.kept_cells.items()}
+    module.kept_cells["conditions"] = torch.arange(2000) % 40
+    drawn = {}
+    module.decoder.first_layer = lambda z, codes, continuous: drawn.setdefault("codes", codes[0]).new_zeros(len(z))
+    module._draw_kept_cells()
+    assert sorted(torch.bincount(drawn["codes"], minlength=40).tolist()) == [0] * 24 + [32] * 16
+
+
+def test_training_again_forgets_the_kept_cells(adata, caplog):
+    reference = make_reference(adata)
+    reference.store_reference_summary(40)
+    with caplog.at_level(logging.INFO):
+        reference.train(max_epochs=1, enable_progress_bar=False)
+    assert reference.reference_summary_ is None
+    assert "store_reference_summary" in caplog.text
+
+
+def test_another_set_up_of_the_query_does_not_reach_its_training(adata, query):
+    """The second model writes its own codes into the same AnnData."""
+    one = make_reference(adata, encode_condition=True)
+    other = adata.copy()
+    other.obs["condition"] = other.obs["condition"].astype(str).replace({"control": "zero", "stimulated": "control"})
+    another = make_reference(other, encode_condition=True)
+    plain, shared = (tv.TRVAE.load_query_data(cells, one) for cells in (query.copy(), query))
+    tv.TRVAE.load_query_data(query, another)
+    for model in (plain, shared):
+        model.train(max_epochs=2, batch_size=64, enable_progress_bar=False)
+    for (name, expected), found in zip(plain.module.named_parameters(), shared.module.parameters(), strict=True):
+        assert torch.equal(found, expected), name
+
+
+def test_columns_of_another_kind_are_refused(adata, query):
+    adata.obs["donor"] = adata.obs["donor"].map({"a": 1, "b": 2, "c": 3}).astype(str)
+    reference = make_reference(adata, ["donor"])
+    for key, values in (("donor", 1), ("condition", 0), ("cell_type", True), ("condition", 1.5)):
+        cells = query.copy()
+        cells.obs["donor"] = "1"
+        cells.obs[key] = values
+        columns = list(cells.obs)
+        with pytest.raises(TypeError, match=f"'{key}'.*texts as in the reference"):
+            tv.TRVAE.load_query_data(cells, reference)
+        assert list(cells.obs) == columns
+
+
+def test_averaging_weights_is_refused_where_something_is_frozen(adata, query):
+    model = tv.TRVAE.load_query_data(query, make_reference(adata, normalization="batch"))
+    with pytest.raises(ValueError, match="StochasticWeightAveraging"):
+        model.train(max_epochs=2, callbacks=[StochasticWeightAveraging(swa_lrs=1e-2)])
 
 
 def test_kept_cells_are_those_of_the_reference(adata):
@@ -262,6 +348,9 @@ def test_bad_queries_are_refused_and_left_alone(adata, query, trained):
     few = query.copy()
     few.obs["condition"] = few.obs["condition"].where(np.arange(few.n_obs) > 1, "rare")
     cases.append((few, trained, ValueError, "rare"))
+    logarithm = query.copy()
+    logarithm.X = logarithm.X.log1p()
+    cases.append((logarithm, trained, ValueError, "raw counts"))
     for cells, reference, error, match in cases:
         obs, uns = cells.obs.copy(), dict(cells.uns)
         with pytest.raises(error, match=match):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -56,8 +57,9 @@ class CombinationMixin(PredictionMixin):
         target
             Combination of factors, or a list of different ones.
         control
-            The condition without any factor, whose name is not to be taken apart. Needed where factors are absent or
-            present (perturbations), not where each takes one of several values (drug and dose).
+            The condition without any factor; in the names of others (``"KLF1+ctrl"``) it counts for nothing. Needed
+            where factors are absent or present (perturbations), not where each takes one of several values (drug and
+            dose).
         separator
             What stands between the factors in the names of conditions.
         adata, source, indices, method, library_size, covariates, batch_size, seed
@@ -65,13 +67,13 @@ class CombinationMixin(PredictionMixin):
 
         Returns
         -------
-        As from :meth:`predict_perturbation`.
+        As from :meth:`predict_perturbation`. ``uns["trvae"]`` also holds `weights`, targets by `conditions`.
 
         Raises
         ------
         ValueError
-            If the measured conditions do not tell the factors of a combination apart, or for what
-            :meth:`predict_perturbation` refuses.
+            If the measured conditions do not tell the factors of a combination apart, it was measured itself, or a
+            factor is listed twice, and for what :meth:`predict_perturbation` refuses.
 
         Examples
         --------
@@ -82,22 +84,26 @@ class CombinationMixin(PredictionMixin):
         cells = self._cells_for_prediction(adata, indices, source)
         conditions = [str(name) for name in self._conditions]
         if control is not None:
-            check_choice("control", control, conditions)
-        names = [target] if isinstance(target, str) else list(target)
-        if not names or len(set(names)) < len(names):
-            msg = f"Expected `target` to name at least one combination and none twice, found {names}."
+            check_choice("control", control, list(self._conditions))
+            control = str(control)
+        names: list[Any] = [target] if isinstance(target, str) or not hasattr(target, "__iter__") else list(target)
+        if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+            msg = f"Expected `target` to be the name of a combination or a list of different ones, found {target!r}."
             raise ValueError(msg)
         weights = np.stack([combination_weights(conditions, name, control, separator) for name in names])
-        module = _with_conditions(self.module, weights)
         codes = {name: len(conditions) + i for i, name in enumerate(names)}
-        options = _Options(method, library_size, covariates or {}, batch_size, seed)
-        return self._predict(cells, codes, module, options)
+        # a draw depends on what is combined, not on what else is asked for or known
+        streams = {name: _stream(factors_of(name, control, separator)) for name in names}
+        options = _Options(method, library_size, {} if covariates is None else covariates, batch_size, seed)
+        prediction = self._predict(cells, codes, _with_conditions(self.module, weights), options, streams)
+        prediction.uns["trvae"] |= {"conditions": np.array(conditions), "weights": weights}
+        return prediction
 
 
 def combination_weights(conditions: Sequence[str], target: str, control: str | None, separator: str) -> np.ndarray:
     """Weights of the measured conditions in the additive prediction of a combination.
 
-    Least squares of smallest norm for one term a factor and a constant.
+    Least squares of smallest norm for one term a factor and a constant; every measured condition counts the same.
 
     Parameters
     ----------
@@ -117,11 +123,14 @@ def combination_weights(conditions: Sequence[str], target: str, control: str | N
     Raises
     ------
     ValueError
-        If a factor of the target was never measured, or only together with others.
+        If a factor of the target was never measured, or only together with others, or if the target was measured.
     """
-    sets = [set() if name == control else set(name.split(separator)) for name in conditions]
-    wanted = set(target.split(separator))
-    factors = sorted(set().union(*sets))
+    sets = [factors_of(name, control, separator) for name in conditions]
+    wanted = factors_of(target, control, separator)
+    if wanted in sets:
+        msg = f"{target!r} was measured, as {conditions[sets.index(wanted)]!r}: ask `predict_perturbation` for it."
+        raise ValueError(msg)
+    factors = sorted(frozenset().union(*sets))
     unknown = sorted(wanted - set(factors))
     if unknown:
         msg = f"Expected `target` to combine measured factors {plain_list(factors)}, found {unknown} in {target!r}."
@@ -134,6 +143,31 @@ def combination_weights(conditions: Sequence[str], target: str, control: str | N
         msg = f"The measured conditions do not tell apart what each of {sorted(wanted)} does, so {target!r} cannot be "
         raise ValueError(f"{msg}predicted from them.{hint}")
     return weights
+
+
+def factors_of(name: str, control: str | None, separator: str) -> frozenset[str]:
+    """The factors that the name of a condition lists; the control's own name is none, alone or beside others.
+
+    Raises
+    ------
+    ValueError
+        If there is no separator, or a factor is listed twice, which is not the same as once.
+    """
+    if not separator:
+        msg = "Expected `separator` to be a text that stands between factors, found an empty one."
+        raise ValueError(msg)
+    if name == control:
+        return frozenset()
+    listed = [factor for part in name.split(separator) if (factor := part.strip()) not in ("", control)]
+    if len(set(listed)) < len(listed):
+        msg = f"Expected every factor once, found {name!r}. Name a factor that was applied twice in its own way."
+        raise ValueError(msg)
+    return frozenset(listed)
+
+
+def _stream(factors: frozenset[str]) -> int:
+    """A number for a set of factors, the same everywhere."""
+    return zlib.crc32("\0".join(sorted(factors)).encode())
 
 
 def _with_conditions(module: TRVAEModule, weights: np.ndarray) -> TRVAEModule:

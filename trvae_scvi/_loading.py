@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -49,8 +50,13 @@ class LoadingMixin(BaseModelClass):
         Raises
         ------
         ValueError
-            If genes are missing, added or in another order, or a condition is unknown.
+            If genes are missing, added or in another order, a condition is unknown, or scArches saved the folder.
         """
+        if (Path(dir_path) / "attr.pkl").exists() and (Path(dir_path) / "model_params.pt").exists():
+            msg = (
+                f"{os.fspath(dir_path)!r} was saved by scArches or an early scvi-tools. Read trVAE models of scArches "
+            )
+            raise ValueError(msg + "with `TRVAE.from_scarches(path, adata)`.")
         model: Any = super().load(os.fspath(dir_path), adata, **kwargs)
         model._apply_surgery()
         made_with, installed = model.trvae_scvi_version_, version("trvae-scvi")

@@ -25,6 +25,8 @@ __all__ = ["DISPERSIONS", "GENE_LIKELIHOODS", "MMD_LOCATIONS", "TRVAEModule"]
 GENE_LIKELIHOODS = ("nb", "zinb", "poisson", "mse")
 DISPERSIONS = ("gene", "gene-batch")
 MMD_LOCATIONS = ("y", "z", None)
+_KEPT_CELLS = 512  # of a reference, in every batch of a query that is matched with it
+_KEPT_CELLS_PER_CONDITION = 32
 _MAX_POISSON_RATE = 1e8  # torch's sampler misbehaves beyond
 
 
@@ -349,7 +351,12 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         return log_normal(x, px.loc)
 
     def _mmd(
-        self, tensors: dict[str, torch.Tensor], inference_outputs: dict[str, Any], generative_outputs: dict[str, Any]
+        self,
+        tensors: dict[str, torch.Tensor],
+        inference_outputs: dict[str, Any],
+        generative_outputs: dict[str, Any],
+        *,
+        in_training: bool,
     ) -> torch.Tensor:
         z, y = inference_outputs[MODULE_KEYS.Z_KEY], generative_outputs["first_layer"]
         if self.mmd_on is None or self.mmd_weight == 0.0 or z.dim() == 3:
@@ -358,9 +365,9 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         conditions = tensors[REGISTRY_KEYS.BATCH_KEY].squeeze(-1).long()
         labels = tensors[REGISTRY_KEYS.LABELS_KEY].squeeze(-1).long() if self.mmd_balance_labels else None
         fixed = None
-        if self.kept_cells:
+        if self.kept_cells and in_training:  # random: not in answers
             fixed = self.n_batch
-            cells = self._draw_kept_cells(len(x))
+            cells = self._draw_kept_cells()
             x = torch.cat([x, cells["y" if self.mmd_on == "y" else "z"]])
             conditions = torch.cat([conditions, cells["conditions"] + fixed])
             labels = None if labels is None else torch.cat([labels, cells["labels"]])
@@ -368,17 +375,20 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
             x, conditions, kernel=self.mmd_kernel, reference=self.mmd_reference, labels=labels, first_fixed=fixed
         )
 
-    def _draw_kept_cells(self, n: int) -> dict[str, torch.Tensor]:
-        """At most `n` of the kept reference cells at random, with a new draw of `z`."""
+    def _draw_kept_cells(self) -> dict[str, torch.Tensor]:
+        """Some of the kept reference cells at random, as many of each of some conditions, with a new draw of `z`."""
         device = self.decoder.first.linear.weight.device
         kept = self.kept_cells
-        n_kept = len(kept["conditions"])
-        rows = torch.randperm(n_kept)[:n].sort().values
+        codes = torch.unique(kept["conditions"])
+        drawn = codes[torch.randperm(len(codes))[: _KEPT_CELLS // _KEPT_CELLS_PER_CONDITION]]
+        share = _KEPT_CELLS // len(drawn)
+        of_each = [torch.nonzero(kept["conditions"] == code).squeeze(1) for code in drawn]
+        rows = torch.cat([own[torch.randperm(len(own))[:share]] for own in of_each])
         cells = {name: values[rows].to(device) for name, values in kept.items()}
         mean, variance = cells["qzm"], cells["qzv"]
         cells["z"] = mean + variance.sqrt() * torch.randn_like(mean)
-        codes = [cells["conditions"], *cells["cat_covs"].unbind(dim=1)]
-        cells["y"] = self.decoder.first_layer(cells["z"], codes, cells.get("cont_covs"))
+        categories = [cells["conditions"], *cells["cat_covs"].unbind(dim=1)]
+        cells["y"] = self.decoder.first_layer(cells["z"], categories, cells.get("cont_covs"))
         return cells
 
     def _response_prior(self) -> torch.Tensor:
@@ -409,7 +419,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         """
         reconstruction = -self._log_likelihood(tensors[REGISTRY_KEYS.X_KEY], generative_outputs)
         kl = kl_divergence(inference_outputs[MODULE_KEYS.QZ_KEY], Normal(0.0, 1.0)).sum(dim=-1)
-        discrepancy = self._mmd(tensors, inference_outputs, generative_outputs)
+        discrepancy = self._mmd(tensors, inference_outputs, generative_outputs, in_training=n_obs is not None)
         cells = self.reconstruction_weight * reconstruction + kl_weight * kl
         prior = discrepancy.new_zeros(()) if n_obs is None else self._response_prior() / n_obs
         extra_metrics = {"mmd": discrepancy, "response_prior": prior}

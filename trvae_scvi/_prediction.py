@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -26,7 +27,7 @@ from ._counterfactual import counterfactual_nb, counterfactual_normal, counterfa
 from ._validation import check_choice, check_finite, check_number, plain_list
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from ._module import TRVAEModule
 
@@ -143,7 +144,7 @@ class PredictionMixin(CellsMixin):
         >>> prediction = model.predict_perturbation(adata[nk], target="stimulated")
         """
         cells = self._cells_for_prediction(adata, indices, source)
-        options = _Options(method, library_size, covariates or {}, batch_size, seed)
+        options = _Options(method, library_size, {} if covariates is None else covariates, batch_size, seed)
         return self._predict(cells, self._target_codes(target), self.module, options)
 
     @torch.inference_mode()
@@ -216,13 +217,21 @@ class PredictionMixin(CellsMixin):
         inference_outputs[MODULE_KEYS.Z_KEY] = inference_outputs[MODULE_KEYS.QZ_KEY].loc
         return self.module._get_generative_input(tensors, inference_outputs)
 
-    def _predict(self, cells: AnnData, targets: dict[str, int], module: TRVAEModule, options: _Options) -> AnnData:
-        """Predict all cells under every target, whose codes are those of `module`."""
+    def _predict(
+        self,
+        cells: AnnData,
+        targets: dict[str, int],
+        module: TRVAEModule,
+        options: _Options,
+        streams: Mapping[str, int] | None = None,
+    ) -> AnnData:
+        """Predict all cells under every target, whose codes are those of `module`; `streams` number random draws."""
         self._check_options(options, cells)
         changed = self._changed_inputs(options)
         # a generator for each target: a target is predicted alike, alone or among others
         seed = options.seed
-        rngs = [np.random.default_rng(None if seed is None else [seed, code]) for code in targets.values()]
+        numbers = (targets if streams is None else streams).values()
+        rngs = [np.random.default_rng(None if seed is None else [seed, number]) for number in numbers]
         blocks: list[list[np.ndarray | sparse.csr_matrix]] = [[] for _ in targets]
         minibatches = self._minibatches(cells, options.batch_size)
         for tensors in track(minibatches, description="Predicting", disable=len(minibatches) < _SHORT):
@@ -247,12 +256,18 @@ class PredictionMixin(CellsMixin):
             changed[MODULE_KEYS.SIZE_FACTOR_KEY] = functools.partial(torch.full_like, fill_value=size)
         categories = registered_covariates(self.registry_)
         continuous = registered_continuous_covariates(self.registry_)
+        if not isinstance(options.covariates, Mapping):
+            msg = f"Expected `covariates` to map columns to values, found {options.covariates!r}."
+            raise TypeError(msg)
         unknown = [name for name in options.covariates if name not in categories and name not in continuous]
         if unknown:
             msg = f"Expected `covariates` among the registered {[*categories, *continuous]}, found {unknown}."
             raise ValueError(msg)
         codes, numbers = {}, {}
         for name, value in options.covariates.items():
+            if np.ndim(value):
+                msg = f"Expected one value for covariate {name!r}, found a {type(value).__name__} of {len(value)}."
+                raise TypeError(msg)
             if name in categories:
                 check_choice(f"covariates[{name!r}]", value, list(categories[name]))
                 codes[list(categories).index(name)] = list(categories[name]).index(value)

@@ -13,8 +13,20 @@ from scvi import REGISTRY_KEYS
 
 from ._batches import current_seed
 from ._cells import CellsMixin
-from ._compat import MODULE_KEYS, registered_categories, registered_var_names
-from ._validation import check_anndata, check_condition, check_integer, check_query_conditions
+from ._compat import MODULE_KEYS, registered_categories, registered_covariates, registered_var_names
+from ._validation import (
+    check_anndata,
+    check_column,
+    check_condition,
+    check_counts,
+    check_integer,
+    check_query_conditions,
+    check_same_kind,
+    check_var_names,
+    get_values,
+    plain_list,
+    summarize_values,
+)
 from .mapping import align_genes
 
 if TYPE_CHECKING:
@@ -53,13 +65,13 @@ class SurgeryMixin(CellsMixin):
         Conditions and categories of covariates that the reference does not know get parameters of their own, which
         start at the mean of the reference's. Only these are trained by :meth:`train`: whatever the reference model
         answers for its own conditions and covariates, the new model answers bit by bit alike (for equal batch size,
-        threads and device), before and after training (scArches; Lotfollahi et al., Nat Biotechnol 40:121, 2022).
+        threads, device and seed) once it is trained (scArches; Lotfollahi et al., Nat Biotechnol 40:121, 2022).
 
         Parameters
         ----------
         adata
             New data with the genes of the reference in its order, see :meth:`prepare_query_anndata`, and its columns.
-            One condition is enough. The column of labels may be missing.
+            One condition is enough. The column of labels may be missing; the new model then has none.
         reference_model
             Trained model, or the folder it was saved in.
         unfrozen
@@ -79,17 +91,19 @@ class SurgeryMixin(CellsMixin):
         Raises
         ------
         TypeError
-            If `reference_model` is no model of this class, nor a path.
+            If `reference_model` is no model of this class, nor a path, or a column holds another kind of values than in
+            the reference (texts, whole numbers ...).
         ValueError
             If the reference is not trained, genes differ, a new condition has fewer than three cells, values do
-            not fit the likelihood, or `match_reference` lacks what it needs.
+            not fit the likelihood, or `match_reference` lacks what it needs or could not have an effect.
         KeyError
             If a column or the layer is missing.
 
         Notes
         -----
         With ``encode_condition=False``, the default, the latent representation does not depend on what is trained here.
-        Continuous covariates enter as they are: bring them to the scale they had in the reference.
+        Continuous covariates enter as they are: bring them to the scale they had in the reference. Dropout and
+        normalisation are as in evaluation, unless `unfrozen`. The model is made on the CPU and moved by :meth:`train`.
 
         Examples
         --------
@@ -105,12 +119,8 @@ class SurgeryMixin(CellsMixin):
         >>> prediction = mapped.predict_perturbation(reference, source="control", target="another drug")
         """
         reference = cls._reference(reference_model)
-        if match_reference and reference.reference_summary_ is None:
-            msg = (
-                "match_reference=True needs cells of the reference, which this one did not keep. Call "
-                "`store_reference_summary()` on it before it is saved."
-            )
-            raise ValueError(msg)
+        if match_reference:
+            reference._check_matching(adata)
         model = cls._of_query(adata, reference)
         grown = model.module.adopt(reference.module)
         model.surgery_ = {
@@ -121,6 +131,8 @@ class SurgeryMixin(CellsMixin):
         }
         model.reference_summary_ = reference.reference_summary_
         model._apply_surgery()
+        if match_reference:
+            model._check_matching_has_effect()
         model.is_trained_ = not grown and not any(p.requires_grad for p in model.module.parameters())
         model.module.eval()
         return model
@@ -150,8 +162,8 @@ class SurgeryMixin(CellsMixin):
         settings = dict(reference.init_params_["non_kwargs"])
         labels_key = arguments["labels_key"]
         if labels_key is not None and labels_key not in adata.obs:
-            if settings["mmd_balance_labels"]:
-                logger.warning("The query has no column %r: its MMD is not balanced over labels.", labels_key)
+            level = logging.WARNING if settings["mmd_balance_labels"] else logging.INFO
+            logger.log(level, "The query has no column %r: the new model is without labels.", labels_key)
             settings["mmd_balance_labels"] = arguments["labels_key"] = None
             fields = dict(registry["field_registries"])
             fields[REGISTRY_KEYS.LABELS_KEY] = {
@@ -159,19 +171,72 @@ class SurgeryMixin(CellsMixin):
                 "state_registry": {"categorical_mapping": np.array([0])},
             }
             registry["field_registries"] = fields
-        condition = check_condition(adata, arguments["condition_key"], new_data=False)
-        check_query_conditions(condition, registered_categories(registry, REGISTRY_KEYS.BATCH_KEY))
+        cls._check_query(adata, arguments, reference)
         model_cls: Any = cls
         model_cls.setup_anndata(adata, source_registry=registry, extend_categories=True, **arguments)
         model = model_cls(adata, **settings)
-        if reference.nonnegative_ and not model.nonnegative_:
+        model.nonnegative_ = reference.nonnegative_
+        return model
+
+    @staticmethod
+    def _check_query(adata: AnnData, arguments: dict[str, Any], reference: SurgeryMixin) -> None:
+        """Raise for what does not fit the reference, before anything is written into `adata`."""
+        try:
+            check_var_names(adata.var_names, registered_var_names(reference.registry_))
+        except ValueError as error:
+            error.add_note(
+                "`TRVAE.prepare_query_anndata(adata, reference_model)` brings them to those of the reference."
+            )
+            raise
+        condition = check_condition(adata, arguments["condition_key"], new_data=False)
+        categories = {arguments["condition_key"]: reference._conditions, **registered_covariates(reference.registry_)}
+        if arguments["labels_key"] is not None:
+            categories[arguments["labels_key"]] = registered_categories(reference.registry_, REGISTRY_KEYS.LABELS_KEY)
+        for key, known in categories.items():
+            check_same_kind(check_column(adata, "adata.obs", key), known)
+        check_query_conditions(condition, reference._conditions)
+        summary = summarize_values(get_values(adata, arguments["layer"]))
+        likelihood = reference.module.gene_likelihood
+        if likelihood != "mse":
+            check_counts(summary, "the query", likelihood)
+        elif reference.nonnegative_ and summary.minimum < 0:
             msg = (
                 "The reference was trained on values of at least 0, the query holds negative ones. Bring them to the "
                 "same scale."
             )
             raise ValueError(msg)
-        model.nonnegative_ = reference.nonnegative_
-        return model
+
+    def _check_matching(self, adata: AnnData) -> None:
+        """Raise if a reference cannot be matched with these cells."""
+        if self.reference_summary_ is None:
+            msg = (
+                "match_reference=True needs cells of the reference, which this one did not keep. Call "
+                "`store_reference_summary()` on it before it is saved."
+            )
+            raise ValueError(msg)
+        labels_key = self.registry_["setup_args"]["labels_key"]
+        if self.module.mmd_balance_labels and labels_key in adata.obs:
+            known = registered_categories(self.registry_, REGISTRY_KEYS.LABELS_KEY)
+            kept = known[np.unique(self.reference_summary_["labels"])]
+            if not adata.obs[labels_key].isin(kept).any():
+                msg = (
+                    f"match_reference=True compares cells of equal label, but `adata.obs[{labels_key!r}]` has none of "
+                    f"the reference's {plain_list(kept)}. Use its names, or leave the column out."
+                )
+                raise ValueError(msg)
+
+    def _check_matching_has_effect(self) -> None:
+        """Raise if the MMD depends on nothing that is trained."""
+        module = self.module
+        before = [module.encoder] if module.mmd_on == "z" else [module.encoder, module.decoder.first]
+        trained = any(parameter.requires_grad for part in before for parameter in part.parameters())
+        if module.mmd_on is None or module.mmd_weight == 0 or not trained:
+            msg = (
+                "match_reference=True would have no effect: nothing that is trained lies before the layer on which the "
+                f"MMD acts (mmd_on={module.mmd_on!r}). It needs a reference with encode_condition=True, or new "
+                "categories of a covariate and mmd_on='y', or `freeze_expression=False`."
+            )
+            raise ValueError(msg)
 
     def _apply_surgery(self) -> None:
         """Freeze what the reference brought along; after loading, too."""
@@ -199,7 +264,7 @@ class SurgeryMixin(CellsMixin):
 
         Genes that the query lacks are set to zero, which claims that they were measured and not seen; a reference on
         genes that both have is better where one can be made. What was done is logged and kept in
-        ``adata.uns["gene_alignment"]``.
+        ``adata.uns["gene_alignment"]``. `raw`, `varm` and `varp` are left out, and data on disk are read into memory.
 
         Parameters
         ----------

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import TrainingPlan
 from scvi.utils import unsupported_if_adata_minified
@@ -21,6 +21,8 @@ from ._compat import merge_kwargs, use_distributed_sampler
 from ._validation import check_integer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import lightning.pytorch as pl
     from anndata import AnnData
 
@@ -171,6 +173,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
     if TYPE_CHECKING:
         module: TRVAEModule
         adata: AnnData
+        reference_summary_: dict[str, np.ndarray] | None
+        _validate_anndata: Callable[..., AnnData]
 
     @unsupported_if_adata_minified
     def train(
@@ -232,7 +236,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             If an argument has the wrong type or `plan_kwargs` an unknown name.
         ValueError
             If `batch_size` or `max_epochs` is too small, early stopping has no validation cells, the data
-            are minified, or nothing is left to train.
+            are minified, nothing is left to train, or weights are to be averaged in a frozen model.
         NotImplementedError
             If several devices are asked for.
         """
@@ -248,6 +252,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 "know, and all else is frozen. Use the model as it is, or free more with `load_query_data`."
             )
             raise ValueError(msg)
+        self._prepare_training(trainer_kwargs.get("callbacks") or ())
         if max_epochs is None:
             max_epochs = _default_epochs(self.adata.n_obs)
         plan_kwargs = merge_kwargs(plan_config, plan_kwargs, name="plan")
@@ -260,7 +265,6 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             steps = (plan_kwargs.get("n_steps_kl_warmup") or 0) * batch_size / n_train
             warmup = plan_kwargs.get("n_epochs_kl_warmup") or math.ceil(steps)
             trainer_kwargs = self._early_stopping_arguments(max_epochs, warmup, trainer_kwargs)
-        self.module.train()  # Lightning leaves a model that was loaded in evaluation
         with seeded(), warnings.catch_warnings():
             if self.module.is_frozen:  # Lightning wonders at modules that stay in evaluation
                 warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training")
@@ -282,6 +286,17 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 plan_kwargs=plan_kwargs,
                 **trainer_kwargs,
             )
+
+    def _prepare_training(self, callbacks: Sequence[Callback]) -> None:
+        if self.module.is_frozen and any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
+            msg = "StochasticWeightAveraging estimates batch normalisation anew, also where it is frozen. Leave it out."
+            raise ValueError(msg)
+        # another set-up of the same AnnData may have written other codes into it
+        self._validate_anndata(self.adata)
+        if self.reference_summary_ is not None and not self.module.is_frozen:
+            self.reference_summary_ = None
+            logger.info("The kept cells are forgotten, as training moves them: call `store_reference_summary()` again.")
+        self.module.train()  # Lightning leaves a model that was loaded in evaluation
 
     @staticmethod
     def _early_stopping_arguments(max_epochs: int, warmup: int, trainer_kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ __all__ = [
     "check_not_view",
     "check_number",
     "check_query_conditions",
+    "check_same_kind",
     "check_values",
     "check_var_names",
     "get_values",
@@ -236,6 +237,29 @@ def check_known_conditions(column: pd.Series, known: np.ndarray) -> None:
             f"It was trained on {plain_list(known)}."
         )
         raise ValueError(msg)
+
+
+def check_same_kind(column: pd.Series, known: np.ndarray) -> None:
+    """Raise a TypeError if a column's values are of another kind (texts, numbers, booleans) than known categories."""
+    kinds = [_kinds(values) for values in (column.unique(), known)]
+    if kinds[0] != kinds[1]:
+        msg = (
+            f"Expected `adata.obs[{column.name!r}]` to hold {' and '.join(kinds[1])} as in the reference, e.g. "
+            f"{plain_list(known[:3])}, found {' and '.join(kinds[0])}, e.g. {plain_list(column.unique()[:3])}. Convert "
+            "it, for example with `.astype(str)`."
+        )
+        raise TypeError(msg)
+
+
+def _kinds(values: Iterable[object]) -> list[str]:
+    def kind(value: object) -> str:
+        if isinstance(value, bool | np.bool_):
+            return "booleans"
+        if isinstance(value, Integral):
+            return "whole numbers"
+        return "numbers" if isinstance(value, Real) else "texts" if isinstance(value, str) else type(value).__name__
+
+    return sorted({kind(value) for value in values})
 
 
 def check_query_conditions(column: pd.Series, known: np.ndarray) -> None:
