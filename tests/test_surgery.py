@@ -335,6 +335,9 @@ def test_prepare_query_anndata(adata, trained):
         assert (aligned.X.toarray()[:, :6] == 0).all()
     with pytest.raises(ValueError, match="missing"):
         tv.TRVAE.prepare_query_anndata(adata[:, :20].copy(), trained)
+    with pytest.raises(ValueError, match="is a view"):
+        tv.TRVAE.prepare_query_anndata(adata[:9], trained)
+    assert tv.TRVAE.prepare_query_anndata(adata[:9], trained, inplace=False).n_obs == 9
 
 
 def test_bad_queries_are_refused_and_left_alone(adata, query, trained):
@@ -342,8 +345,9 @@ def test_bad_queries_are_refused_and_left_alone(adata, query, trained):
         (query[:, ::-1].copy(), trained, ValueError, "order"),
         (query, "nowhere", (ValueError, FileNotFoundError), "nowhere"),
         (query, 3, TypeError, "Expected `reference_model`"),
+        (_without(query, "donor"), make_reference(adata, ["donor"]), KeyError, "donor"),
         (query, tv.TRVAE(_registered(adata)), ValueError, "not trained"),
-        (ad.AnnData(query.X, obs=query.obs.drop(columns="condition"), var=query.var), trained, KeyError, "condition"),
+        (_without(query, "condition"), trained, KeyError, "condition"),
     ]
     few = query.copy()
     few.obs["condition"] = few.obs["condition"].where(np.arange(few.n_obs) > 1, "rare")
@@ -366,6 +370,10 @@ def test_scale_of_the_query_is_checked(adata):
     query.X = query.X - 1.0
     with pytest.raises(ValueError, match="negative"):
         tv.TRVAE.load_query_data(query, reference)
+
+
+def _without(adata, column):
+    return ad.AnnData(adata.X, obs=adata.obs.drop(columns=column), var=adata.var)
 
 
 def _registered(adata):

@@ -20,6 +20,7 @@ from ._validation import (
     check_condition,
     check_counts,
     check_integer,
+    check_not_view,
     check_query_conditions,
     check_same_kind,
     check_var_names,
@@ -118,6 +119,7 @@ class SurgeryMixin(CellsMixin):
         >>> mapped.train(max_epochs=1)
         >>> prediction = mapped.predict_perturbation(reference, source="control", target="another drug")
         """
+        check_anndata(adata)
         reference = cls._reference(reference_model)
         if match_reference:
             reference._check_matching(adata)
@@ -156,7 +158,6 @@ class SurgeryMixin(CellsMixin):
     @classmethod
     def _of_query(cls, adata: AnnData, reference: Self) -> Self:
         """A new model of the query with the reference's settings and, so far, weights of its own."""
-        check_anndata(adata)
         registry = dict(reference.registry_)
         arguments = dict(registry["setup_args"])
         settings = dict(reference.init_params_["non_kwargs"])
@@ -193,7 +194,7 @@ class SurgeryMixin(CellsMixin):
         if arguments["labels_key"] is not None:
             categories[arguments["labels_key"]] = registered_categories(reference.registry_, REGISTRY_KEYS.LABELS_KEY)
         for key, known in categories.items():
-            check_same_kind(check_column(adata, "adata.obs", key), known)
+            check_same_kind(check_column(adata, "categorical_covariate_keys", key), known)
         check_query_conditions(condition, reference._conditions)
         summary = summarize_values(get_values(adata, arguments["layer"]))
         likelihood = reference.module.gene_likelihood
@@ -286,14 +287,15 @@ class SurgeryMixin(CellsMixin):
         Raises
         ------
         ValueError
-            If more genes are missing, or names repeat.
+            If more genes are missing, names repeat, or a view is to be changed in place.
         """
         reference = cls._reference(reference_model)
         names = pd.Index(registered_var_names(reference.registry_))
         if return_reference_var_names:
             return names
         check_anndata(adata)
-
+        if inplace:
+            check_not_view(adata)
         aligned = align_genes(adata, names, max_missing=max_missing)
         if not inplace:
             return aligned
