@@ -24,7 +24,7 @@ from trvae_scvi import benchmark
 from trvae_scvi.benchmark import TRVAEMethod
 
 FILE = "perturbench_devel_norman19_mcfaline23_lognorm.h5ad"
-METHODS = {"trVAE": TRVAEMethod(), "trVAE, weight 0": TRVAEMethod({"mmd_on": None})}
+METHODS = {"trVAE": TRVAEMethod()}
 
 
 def train_all(adata: anndata.AnnData) -> tv.TRVAE:
