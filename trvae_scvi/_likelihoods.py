@@ -2,19 +2,142 @@ r"""Log-likelihoods of one cell's counts or values, summed over genes.
 
 Pure functions on tensors: `n` cells, `g` genes. They equal the sums of the ``log_prob`` of scvi-tools'
 distributions, but evaluate the expensive ``lgamma`` only where a count is not zero:
-:math:`\log\Gamma(0 + \theta) - \log\Gamma(\theta) = 0`.
+:math:`\log\Gamma(0 + \theta) - \log\Gamma(\theta) = 0`. Counts may be a dense tensor, or a sparse one in the CSR
+layout, which already knows where they are.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
-from torch.nn.functional import softplus
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad, softplus
+
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = ["log_nb", "log_normal", "log_poisson", "log_zinb"]
 
 _EPS = 1e-8  # scvi-tools' guard against log(0)
+_TABLE = 16  # counts up to here are looked up
+
+
+class _Counts(NamedTuple):
+    """The counts that are not zero, row by row."""
+
+    row: torch.Tensor
+    column: torch.Tensor
+    place: torch.Tensor  # position in the flattened matrix
+    value: torch.Tensor
+    offsets: torch.Tensor  # where the entries of every row begin, and their number
+
+    @classmethod
+    def of(cls, x: torch.Tensor) -> Self:
+        """The entries of a dense or a sparse CSR tensor."""
+        n_rows, n_columns = x.shape
+        if x.layout == torch.sparse_csr:
+            offsets, column, value = x.crow_indices().long(), x.col_indices().long(), x.values()
+            row = torch.repeat_interleave(torch.arange(n_rows, device=x.device), offsets.diff())
+        else:
+            row, column = x.nonzero(as_tuple=True)
+            value = x[row, column]
+            offsets = pad(torch.bincount(row, minlength=n_rows).cumsum(0), (1, 0))
+        return cls(row, column, row * n_columns + column, value, offsets)
+
+    def entries(self, table: torch.Tensor) -> torch.Tensor:
+        """What an `n x g` table, or `g` values for all rows, have there."""
+        return table.index_select(0, self.column) if table.dim() == 1 else table.flatten().index_select(0, self.place)
+
+    def row_sums(self, entries: torch.Tensor) -> torch.Tensor:
+        """Sum of a value for every entry over each row, `n`."""
+        if entries.device.type == "cpu":  # five times as fast; not all devices have it
+            return torch.segment_reduce(entries, "sum", offsets=self.offsets)
+        return entries.new_zeros(len(self.offsets) - 1).index_add(0, self.row, entries)
+
+
+class _NegativeBinomial(torch.autograd.Function):
+    r"""Log-likelihood with its derivatives written out, in half the passes over `n x g` that autograd makes.
+
+    With :math:`r = \mu / \theta` and :math:`w = 1 / (1 + r)`, of an entry
+
+    .. math::
+
+        \log p &= -\theta \log(1 + r) + x \log(r w)
+                  + \log\frac{\Gamma(x + \theta)}{\Gamma(\theta)\, x!} \\
+        \partial_\mu &= -w + x w / \mu \\
+        \partial_\theta &= r w - \log(1 + r) - x w / \theta + \psi(x + \theta) - \psi(\theta)
+
+    and factors :math:`\theta / (\theta + \epsilon)` where a guard stands.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mu: torch.Tensor, theta: torch.Tensor, *counts: torch.Tensor) -> torch.Tensor:
+        x = _Counts(*counts)
+        ratio = mu / (theta + _EPS)
+        log_total = torch.log1p(ratio)  # log(theta + mu) - log(theta), without the loss of digits where theta is large
+        dense = log_total @ theta if theta.dim() == 1 else (log_total * theta).sum(dim=-1)
+        at_mu = x.entries(mu)
+        rising, slope = _log_rising_factorial(x, theta)
+        odds = torch.log((at_mu + _EPS) / (x.entries(theta) + _EPS)) - x.entries(log_total)
+        ctx.save_for_backward(theta, ratio, log_total, at_mu, slope, *counts)
+        return x.row_sums(x.value * odds + rising - _log_factorial(x.value)) - dense
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        theta, ratio, log_total, at_mu, slope, *counts = ctx.saved_tensors
+        x = _Counts(*counts)
+        weight = 1.0 + ratio
+        torch.div(theta / (theta + _EPS), weight, out=weight)
+        at_grad = grad_output.index_select(0, x.row)
+        grad_theta = None
+        if ctx.needs_input_grad[1]:
+            dense = torch.mul(ratio, weight).sub_(log_total)
+            entry = (slope - x.value / (x.entries(theta) + at_mu + _EPS)) * at_grad
+            if theta.dim() == 1:
+                grad_theta = (grad_output @ dense).index_add_(0, x.column, entry)
+            else:
+                grad_theta = dense.mul_(grad_output[:, None])
+                grad_theta.view(-1).index_add_(0, x.place, entry)
+        entry = x.value * x.entries(weight) / (at_mu + _EPS) * at_grad
+        grad_mu = weight.mul_(-grad_output[:, None])
+        grad_mu.view(-1).index_add_(0, x.place, entry)
+        return grad_mu, grad_theta, *(None for _ in counts)
+
+
+def _log_rising_factorial(x: _Counts, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    r""":math:`\log\Gamma(x + \theta) - \log\Gamma(\theta)` and its derivative by :math:`\theta`, for every entry.
+
+    Most counts are small. For those it is :math:`\sum_{i < x} \log(\theta + i)`, looked up in a table of genes.
+    """
+    at_theta = x.entries(theta)
+    if theta.dim() > 1:
+        shifted = x.value + at_theta
+        value = torch.lgamma(shifted) - torch.lgamma(at_theta)
+        return value, torch.digamma(shifted) - torch.digamma(at_theta)
+    terms = theta + torch.arange(_TABLE, dtype=theta.dtype, device=theta.device)[:, None]
+    place = (x.value.long() - 1).clamp(0, _TABLE - 1) * theta.shape[0] + x.column
+    value = torch.log(terms).cumsum(dim=0).flatten().index_select(0, place)
+    slope = terms.reciprocal().cumsum(dim=0).flatten().index_select(0, place)
+    large = _not_in_table(x.value)
+    shifted, at_theta = x.value[large] + at_theta[large], at_theta[large]
+    value[large] = torch.lgamma(shifted) - torch.lgamma(at_theta)
+    slope[large] = torch.digamma(shifted) - torch.digamma(at_theta)
+    return value, slope
+
+
+def _log_factorial(count: torch.Tensor) -> torch.Tensor:
+    terms = torch.arange(1, _TABLE + 1, dtype=count.dtype, device=count.device)
+    value = torch.log(terms).cumsum(dim=0).index_select(0, (count.long() - 1).clamp(0, _TABLE - 1))
+    large = _not_in_table(count)
+    value[large] = torch.lgamma(count[large] + 1.0)
+    return value
+
+
+def _not_in_table(count: torch.Tensor) -> torch.Tensor:
+    return torch.nonzero((count > _TABLE) | (count != count.round()) | (count < 1)).squeeze(1)
 
 
 def log_nb(x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
@@ -22,8 +145,10 @@ def log_nb(x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor) -> torch.Tens
 
     Parameters
     ----------
-    x, mu
-        `n x g` counts and means.
+    x
+        `n x g` counts, dense or sparse CSR.
+    mu
+        `n x g` means.
     theta
         `g` values, or `n x g`.
 
@@ -31,19 +156,7 @@ def log_nb(x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor) -> torch.Tens
     -------
     `n` log-likelihoods.
     """
-    log_theta = torch.log(theta + _EPS)
-    log_total = torch.log(theta + mu + _EPS)
-    dense = (theta * (log_theta - log_total)).sum(dim=-1)
-    row, column = x.nonzero(as_tuple=True)
-    count = x[row, column]
-    entry_theta = theta[column] if theta.dim() == 1 else theta[row, column]
-    entry = (
-        count * (torch.log(mu[row, column] + _EPS) - log_total[row, column])
-        + torch.lgamma(count + entry_theta)
-        - torch.lgamma(entry_theta)
-        - torch.lgamma(count + 1.0)
-    )
-    return dense.index_add(0, row, entry)
+    return cast("torch.Tensor", _NegativeBinomial.apply(mu, theta, *_Counts.of(x)))
 
 
 def log_zinb(x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor, zi_logits: torch.Tensor) -> torch.Tensor:
@@ -56,28 +169,26 @@ def log_zinb(x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor, zi_logits: 
     log_nb_zero = theta * (log_theta - log_total)
     # log(pi + (1 - pi) NB(0)) at zeros, log(1 - pi) + log NB(x) elsewhere
     at_zero = softplus(log_nb_zero - zi_logits) - softplus(-zi_logits)
-    row, column = x.nonzero(as_tuple=True)
-    count = x[row, column]
-    entry_theta = theta[column] if theta.dim() == 1 else theta[row, column]
+    counts = _Counts.of(x)
+    count, entry_theta = counts.value, counts.entries(theta)
     entry = (
-        -softplus(zi_logits[row, column])
-        + log_nb_zero[row, column]
-        + count * (torch.log(mu[row, column] + _EPS) - log_total[row, column])
+        -softplus(counts.entries(zi_logits))
+        + counts.entries(log_nb_zero)
+        + count * (torch.log(counts.entries(mu) + _EPS) - counts.entries(log_total))
         + torch.lgamma(count + entry_theta)
         - torch.lgamma(entry_theta)
         - torch.lgamma(count + 1.0)
     )
-    return at_zero.masked_fill(x != 0, 0.0).sum(dim=-1).index_add(0, row, entry)
+    return at_zero.flatten().index_fill(0, counts.place, 0.0).view_as(mu).sum(dim=-1) + counts.row_sums(entry)
 
 
 def log_poisson(x: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
     """Poisson with mean `mu`; shapes as in :func:`log_nb`."""
-    row, column = x.nonzero(as_tuple=True)
-    count = x[row, column]
-    entry = count * torch.log(mu[row, column] + _EPS) - torch.lgamma(count + 1.0)
-    return (-mu.sum(dim=-1)).index_add(0, row, entry)
+    counts = _Counts.of(x)
+    entry = counts.value * torch.log(counts.entries(mu) + _EPS) - torch.lgamma(counts.value + 1.0)
+    return counts.row_sums(entry) - mu.sum(dim=-1)
 
 
 def log_normal(x: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
-    """Normal with mean `mu` and unit variance, constant included; shapes as in :func:`log_nb`."""
+    """Normal with mean `mu` and unit variance, constant included; `x` is dense, shapes as in :func:`log_nb`."""
     return -0.5 * (x - mu).square().sum(dim=-1) - 0.5 * math.log(2.0 * math.pi) * x.shape[-1]

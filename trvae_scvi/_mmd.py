@@ -10,11 +10,12 @@ with the diagonal terms :math:`k(p, p) = 1` included.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
+from torch.autograd.function import once_differentiable
 
-__all__ = ["MMD_KERNELS", "TRVAE_BANDWIDTHS", "kernel_matrix", "mmd", "squared_distances"]
+__all__ = ["MMD_KERNELS", "TRVAE_BANDWIDTHS", "kernel_and_slope", "mmd", "squared_distances"]
 
 MMD_KERNELS = ("trvae", "median")
 
@@ -24,6 +25,7 @@ TRVAE_BANDWIDTHS = (
     + (20.0, 25.0, 30.0, 35.0, 100.0, 1e3, 1e4, 1e5, 1e6)
 )  # fmt: skip
 _MEDIAN_STEPS = 5  # bandwidths median * 2**(-2, ..., 2)
+_MIN_EXPONENT = -80.0  # 1e-35; where exp underflows it takes ten times as long
 
 
 def squared_distances(x: torch.Tensor) -> torch.Tensor:
@@ -40,8 +42,8 @@ def squared_distances(x: torch.Tensor) -> torch.Tensor:
     return distances.clamp_min(0.0).masked_fill(diagonal, 0.0)
 
 
-def kernel_matrix(distances: torch.Tensor, kernel: Literal["trvae", "median"]) -> torch.Tensor:
-    """Mean of radial kernels `exp(-d / (2 v))` over variances `v`, elementwise on squared distances.
+def kernel_and_slope(distances: torch.Tensor, kernel: Literal["trvae", "median"]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean of radial kernels `exp(-d / (2 v))` over variances `v`, and its derivative by `d`, elementwise.
 
     Parameters
     ----------
@@ -51,21 +53,53 @@ def kernel_matrix(distances: torch.Tensor, kernel: Literal["trvae", "median"]) -
         ``"trvae"`` takes the 19 published variances, ``"median"`` the median of the off-diagonal
         squared distances times 1/4, 1/2, 1, 2 and 4 (a constant for the gradient).
     """
+    total, slope = torch.zeros_like(distances), torch.zeros_like(distances)
     if kernel == "trvae":
-        total = torch.zeros_like(distances)
+        values = torch.empty_like(distances)
         for v in TRVAE_BANDWIDTHS:
-            total = total + torch.exp(distances * (-0.5 / v))
-        return total / len(TRVAE_BANDWIDTHS)
-    n = distances.shape[0]
-    rows, columns = torch.triu_indices(n, n, 1, device=distances.device)
-    median = distances.detach()[rows, columns].median().clamp_min(torch.finfo(distances.dtype).tiny)
-    # The widest kernel once; every narrower one is the square of the one before.
-    values = torch.exp(distances * (-0.5 / (median * 2.0 ** (_MEDIAN_STEPS // 2))))
-    total = values
-    for _ in range(_MEDIAN_STEPS - 1):
-        values = values.square()
-        total = total + values
-    return total / _MEDIAN_STEPS
+            torch.mul(distances, -0.5 / v, out=values).clamp_(min=_MIN_EXPONENT).exp_()
+            total += values
+            slope.add_(values, alpha=-0.5 / v)
+        n_kernels = len(TRVAE_BANDWIDTHS)
+    else:
+        n = distances.shape[0]
+        rows, columns = torch.triu_indices(n, n, 1, device=distances.device)
+        median = distances[rows, columns].median().clamp_min(torch.finfo(distances.dtype).tiny)
+        n_kernels = _MEDIAN_STEPS
+        # The widest kernel once; every narrower one is the square of the one before.
+        exponent = -0.5 / (median * 2.0 ** (n_kernels // 2))
+        values = torch.exp(distances * exponent)
+        for step in range(n_kernels):
+            total += values
+            slope.add_(values, alpha=2.0**step)
+            values.square_()
+        slope *= exponent
+    return total.div_(n_kernels), slope.div_(n_kernels)
+
+
+class _WeightedKernelSum(torch.autograd.Function):
+    """`sum_ij A_ij k(x_i, x_j)` for a symmetric matrix A.
+
+    Automatic differentiation would keep a matrix for every bandwidth and pass over each of them again. The gradient,
+    `4 sum_j A_ij k'(d_ij) (x_i - x_j)`, takes one more matrix and is had along with the value.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, coefficients: torch.Tensor, kernel: Literal["trvae", "median"]
+    ) -> torch.Tensor:
+        values, slope = kernel_and_slope(squared_distances(x), kernel)
+        if ctx.needs_input_grad[0]:
+            centred = x - x.mean(dim=0, keepdim=True)
+            pull = slope.mul_(coefficients).fill_diagonal_(0.0)
+            ctx.save_for_backward(4.0 * (pull.sum(dim=1, keepdim=True) * centred - pull @ centred))
+        return (coefficients * values).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad_output * gradient, None, None
 
 
 def mmd(
@@ -90,7 +124,7 @@ def mmd(
     groups
         Group code of every row, `n` integers.
     kernel
-        See :func:`kernel_matrix`.
+        See :func:`kernel_and_slope`.
     reference
         Code of a group to compare every other with. ``None`` compares all pairs.
     labels
@@ -114,10 +148,17 @@ def mmd(
         first, second = first[enough], second[enough]
         if len(first) == 0:
             return x.new_zeros(())
-        gram = kernel_matrix(squared_distances(x), kernel)
-        if labels is None:
-            return _unweighted(gram, codes, len(present), first, second)
-        return _label_balanced(gram, codes, len(present), labels, first, second)
+        shares = x.new_ones(len(first), 1)
+        if labels is not None:
+            _, label_codes = torch.unique(labels, return_inverse=True)
+            first, second, shares = _shared_labels(codes, label_codes, first, second, shares)
+            if len(first) == 0:
+                return x.new_zeros(())
+            codes = codes * shares.shape[1] + label_codes
+        weights = _block_weights(first, second, shares, len(present))
+        counts = torch.bincount(codes, minlength=len(weights)).clamp_min(1).to(x.dtype)
+        weights = weights / counts / counts[:, None]
+        return cast("torch.Tensor", _WeightedKernelSum.apply(x, weights[codes][:, codes], kernel))
 
 
 def _pairs(present: torch.Tensor, reference: int | None, first_fixed: int | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,42 +172,28 @@ def _pairs(present: torch.Tensor, reference: int | None, first_fixed: int | None
     return first[keep], second[keep]
 
 
-def _block_means(gram: torch.Tensor, codes: torch.Tensor, n_codes: int) -> torch.Tensor:
-    """Means of the Gram matrix over the blocks that `codes` make; empty blocks are zero."""
-    weights = torch.nn.functional.one_hot(codes, n_codes).to(gram.dtype)
-    weights = weights / weights.sum(dim=0).clamp_min(1.0)
-    return weights.T @ gram @ weights
-
-
-def _unweighted(
-    gram: torch.Tensor, codes: torch.Tensor, n_groups: int, first: torch.Tensor, second: torch.Tensor
-) -> torch.Tensor:
-    means = _block_means(gram, codes, n_groups)
-    within = means.diagonal()
-    return (within[first] + within[second] - 2.0 * means[first, second]).mean()
-
-
-def _label_balanced(
-    gram: torch.Tensor,
-    codes: torch.Tensor,
-    n_groups: int,
-    labels: torch.Tensor,
-    first: torch.Tensor,
-    second: torch.Tensor,
-) -> torch.Tensor:
-    present, label_codes = torch.unique(labels, return_inverse=True)
-    n_labels = len(present)
-    blocks = codes * n_labels + label_codes
-    counts = torch.bincount(blocks, minlength=n_groups * n_labels).reshape(n_groups, n_labels)
-    shared = ((counts[first] >= 2) & (counts[second] >= 2)).to(gram.dtype)  # pairs x labels
+def _shared_labels(
+    codes: torch.Tensor, labels: torch.Tensor, first: torch.Tensor, second: torch.Tensor, like: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The pairs that share labels, and the shares of the labels in each of them, pairs x labels."""
+    n_labels = int(labels.max()) + 1
+    counts = torch.bincount(codes * n_labels + labels, minlength=(int(codes.max()) + 1) * n_labels)
+    counts = counts.reshape(-1, n_labels)
+    shared = ((counts[first] >= 2) & (counts[second] >= 2)).to(like.dtype)
     usable = shared.sum(dim=1) > 0
-    if not usable.any():
-        return gram.new_zeros(())
     first, second, shared = first[usable], second[usable], shared[usable]
-    weights = shared / shared.sum(dim=1, keepdim=True)
-    means = _block_means(gram, blocks, n_groups * n_labels).reshape(n_groups, n_labels, n_groups, n_labels)
+    return first, second, shared / shared.sum(dim=1, keepdim=True)
 
-    def weighted(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return torch.einsum("pl,plm,pm->p", weights, means[a, :, b, :], weights)
 
-    return (weighted(first, first) + weighted(second, second) - 2.0 * weighted(first, second)).mean()
+def _block_weights(first: torch.Tensor, second: torch.Tensor, shares: torch.Tensor, n_groups: int) -> torch.Tensor:
+    """Weights of the mean kernel between blocks (group and label) in the mean MMD over pairs, blocks x blocks."""
+    n_pairs, n_labels = shares.shape
+    outer = shares[:, :, None] * shares[:, None, :] / n_pairs
+    within = shares.new_zeros(n_groups, n_labels, n_labels).index_add_(
+        0, torch.cat([first, second]), outer.repeat(2, 1, 1)
+    )
+    weights = shares.new_zeros(n_groups, n_groups, n_labels, n_labels)
+    weights[first, second] = -outer
+    weights[second, first] = -outer
+    weights[torch.arange(n_groups), torch.arange(n_groups)] = within
+    return weights.transpose(1, 2).reshape(n_groups * n_labels, n_groups * n_labels)

@@ -89,6 +89,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         mmd_weight: float = 1.0,
         kl_weight: float = 1.0,
         reconstruction_weight: float = 1.0,
+        extra_payload_autotune: bool = False,
     ) -> None:
         super().__init__()
         self.gene_likelihood = gene_likelihood
@@ -104,7 +105,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         self.mmd_weight = mmd_weight
         self.kl_weight = kl_weight
         self.reconstruction_weight = reconstruction_weight
-        self.extra_payload_autotune = False  # set by scvi-tools' autotune
+        self.extra_payload_autotune = extra_payload_autotune
 
         self.n_batch = n_batch
         n_categories = (n_batch, *n_cats_per_cov)
@@ -242,7 +243,8 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         codes = self._codes(batch_index, cat_covs) if self.encode_condition else []
         encoder_input = x if self.gene_likelihood == "mse" else torch.log1p(x)
         mean, variance = self.encoder(encoder_input, codes, cont_covs)
-        total = torch.ones_like(x[:, :1]) if self.gene_likelihood == "mse" else x.sum(dim=1, keepdim=True)
+        ones = x.new_ones(x.shape[1], 1, layout=torch.strided)
+        total = torch.ones_like(x[:, :1]) if self.gene_likelihood == "mse" else x @ ones  # also of a sparse x
         return self._sampled(mean, variance, total, n_samples)
 
     @auto_move_data

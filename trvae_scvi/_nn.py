@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from ._linear import grouped_linear, sparse_linear
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -101,8 +103,12 @@ class CovariateLinear(nn.Module):
     def forward(
         self, x: torch.Tensor, codes: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Map `... x n x n_in` to `... x n x n_out`; every entry of `codes` holds `n` integers."""
-        hidden = self.linear(x)
+        """Map `... x n x n_in` to `... x n x n_out`; every entry of `codes` holds `n` integers.
+
+        `x` may be a sparse `n x n_in` tensor in the CSR layout.
+        """
+        is_sparse = x.layout == torch.sparse_csr
+        hidden = sparse_linear(x, self.linear.weight, self.linear.bias) if is_sparse else self.linear(x)
         for table, code in zip(self.tables, codes, strict=True):
             hidden = hidden + table(code)
         if self.continuous is not None:
@@ -133,12 +139,15 @@ class ConditionLinear(nn.Module):
 
     def forward(self, hidden: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Map `... x n x n_in` to `... x n x n_out`; `condition` holds `n` codes."""
-        result = self.shared(hidden)
-        for code in torch.unique(condition).tolist():
-            rows = torch.nonzero(condition == code).squeeze(-1)
-            own = torch.matmul(hidden[..., rows, :], self.response.row(code)) + self.offset.row(code)
-            result = result.index_add(-2, rows, own.to(result.dtype))
-        return result
+        offset, response = self.offset, self.response
+        return grouped_linear(
+            hidden,
+            condition,
+            self.shared.weight,
+            self.shared.bias,
+            (offset.weight, offset.new),
+            (response.weight, response.new),
+        )
 
 
 class _Tail(nn.Module):

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trvae_scvi._linear import grouped_linear, sparse_linear
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+def test_sparse_product_and_its_gradients(index):
+    x = torch.relu(draw(12, 7) - 0.8)
+    x[3] = 0.0  # a row without an entry
+    weight, bias = draw(5, 7, seed=1).requires_grad_(), draw(5, seed=2).requires_grad_()
+    csr = x.to_sparse_csr()
+    csr = torch.sparse_csr_tensor(
+        csr.crow_indices().to(index), csr.col_indices().to(index), csr.values(), size=x.shape, check_invariants=True
+    )
+    found, expected = sparse_linear(csr, weight, bias), torch.nn.functional.linear(x, weight, bias)
+    torch.testing.assert_close(found, expected)
+    upstream = draw(12, 5, seed=3)
+    found, expected = (torch.autograd.grad(y, (weight, bias), upstream) for y in (found, expected))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("codes", [[0, 2, 1, 2, 0, 3], [2] * 6, [3, 4, 3, 0, 4, 4]])
+@pytest.mark.parametrize("samples", [(), (3,)])
+@pytest.mark.parametrize("n_new", [0, 2])
+def test_grouped_product_and_its_gradients(codes, samples, n_new):
+    """Codes 3 and 4 are rows of tables of their own, if there are such."""
+    n_old = 5 - n_new
+    codes = torch.tensor(codes)
+    hidden = draw(*samples, 6, 4).requires_grad_()
+    weight, bias = draw(7, 4, seed=1).requires_grad_(), draw(7, seed=2).requires_grad_()
+    tables = [
+        (draw(n_old, *shape, seed=3).requires_grad_(), draw(n_new, *shape, seed=4).requires_grad_() if n_new else None)
+        for shape in ((7,), (4, 7))
+    ]
+    offset, response = (torch.cat([part for part in table if part is not None]) for table in tables)
+    expected = hidden @ weight.t() + bias + offset[codes]
+    expected = expected + torch.einsum("...ni,nio->...no", hidden, response[codes])
+    found = grouped_linear(hidden, codes, weight, bias, *tables)
+    torch.testing.assert_close(found, expected)
+    parameters = [hidden, weight, bias, *(part for table in tables for part in table if part is not None)]
+    upstream = draw(*found.shape, seed=5)
+    found, expected = (torch.autograd.grad(y, parameters, upstream, allow_unused=True) for y in (found, expected))
+    torch.testing.assert_close(found, expected)
+
+
+def test_grouped_product_gives_gradients_to_what_is_trained_only():
+    hidden, codes = draw(6, 4), torch.tensor([0, 1, 2, 2, 1, 0])
+    weight, bias = draw(7, 4, seed=1), draw(7, seed=2)
+    new = (draw(1, 7, seed=3).requires_grad_(), draw(1, 4, 7, seed=4).requires_grad_())
+    result = grouped_linear(hidden, codes, weight, bias, (draw(2, 7), new[0]), (draw(2, 4, 7), new[1]))
+    result.sum().backward()
+    torch.testing.assert_close(new[0].grad, torch.full((1, 7), 2.0, dtype=torch.float64))
+    torch.testing.assert_close(new[1].grad[0], hidden[2:4].sum(dim=0)[:, None].expand(4, 7))
+
+
+def test_grouped_product_in_low_precision():
+    hidden, codes = draw(6, 4).float().requires_grad_(), torch.tensor([0, 1, 1, 0, 1, 0])
+    parameters = [draw(7, 4, seed=1), draw(7, seed=2), (draw(2, 7, seed=3), None), (draw(2, 4, 7, seed=4), None)]
+    parameters = [p.float() if isinstance(p, torch.Tensor) else (p[0].float(), None) for p in parameters]
+    expected = grouped_linear(hidden, codes, *parameters)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = grouped_linear(hidden, codes, *parameters)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
+    found.float().sum().backward()
+    assert hidden.grad.dtype == torch.float32
