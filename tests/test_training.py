@@ -9,10 +9,11 @@ import scvi
 import torch
 from helpers import FAST, make_trained
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from scipy import sparse
 
 import trvae_scvi as tv
 from trvae_scvi._batches import ConditionBalancedSampler, TRVAEDataSplitter
-from trvae_scvi._training import RestoreBestWeights
+from trvae_scvi._plan import RestoreBestWeights
 
 TERMS = ("reconstruction_loss", "kl_local", "response_prior")
 
@@ -262,8 +263,102 @@ def test_training_twice_goes_on(adata):
 
 def test_sparse_loading_gives_the_same_model(adata, one_thread):
     dense = make_trained(adata).get_latent_representation()
-    sparse = make_trained(adata, train={"load_sparse_tensor": True}).get_latent_representation()
-    np.testing.assert_allclose(dense, sparse, rtol=1e-5, atol=1e-5)
+    loaded = make_trained(adata, train={"load_sparse_tensor": True}).get_latent_representation()
+    np.testing.assert_allclose(dense, loaded, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("gene_likelihood", ["nb", "zinb", "poisson"])
+@pytest.mark.parametrize("encode_condition", [False, True])
+def test_sparse_counts_stay_sparse_up_to_the_first_layer(adata, one_thread, gene_likelihood, encode_condition):
+    layouts = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            layouts.append(batch["X"].layout)
+
+    values = adata.X.toarray()
+    values[values <= np.quantile(values, 0.9)] = 0.0
+    values[:, 0] = 1.0  # no cell without counts
+    options = {"gene_likelihood": gene_likelihood, "encode_condition": encode_condition}
+    histories = []
+    for x in (sparse.csr_matrix(values), values):
+        data = adata.copy()
+        data.X = x
+        histories.append(make_trained(data, train={"callbacks": [Look()]}, **options).history)
+    n = len(layouts) // 2
+    assert set(layouts[:n]) == {torch.sparse_csr} and set(layouts[n:]) == {torch.strided}
+    for name in ("train_loss", "validation_loss", "mmd_train"):
+        np.testing.assert_allclose(*(h[name].astype(float) for h in histories), rtol=1e-4)
+
+
+def test_what_cannot_stay_sparse_is_made_dense(adata):
+    """Real values, many values that are not zero, entries that occur twice."""
+    values = adata.X.toarray()
+    few = sparse.csr_matrix(np.where(values > np.quantile(values, 0.9), values, 0.0))
+    first = few.indptr[1]
+    doubled = (
+        np.insert(few.data, first, 1.0),
+        np.insert(few.indices, first, few.indices[first - 1]),
+        few.indptr.copy(),
+    )
+    doubled[2][1:] += 1
+    real, many, twice = few.log1p(), sparse.csr_matrix(values + 1.0), sparse.csr_matrix(doubled, shape=few.shape)
+    for x, likelihood in ((real, "mse"), (many, "nb"), (twice, "nb")):
+        data = adata.copy()
+        data.X = x
+        tv.TRVAE.setup_anndata(data)
+        model = tv.TRVAE(data, n_hidden=8, gene_likelihood=likelihood)
+        layouts = []
+
+        class Look(Callback):
+            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx, layouts=layouts):
+                layouts.append(batch["X"].layout)
+
+        model.train(**{**FAST, "max_epochs": 1}, callbacks=[Look()])
+        assert set(layouts) == {torch.strided}
+
+
+@pytest.mark.parametrize("mode", ["train", "validation"])
+def test_history_holds_the_means_over_cells(adata, mode):
+    """What is logged once an epoch equals what scvi-tools' plan logs at every step."""
+    model = make_trained(adata, mmd_weight=3.0)
+    plan = make_trained(adata, mmd_weight=3.0, train={"plan_kwargs": {"on_step": True}})
+    assert {name for name in plan.history if name.endswith("_epoch")}  # upstream's names
+    for name in (f"elbo_{mode}", f"reconstruction_loss_{mode}", f"kl_local_{mode}", f"mmd_{mode}", f"{mode}_loss"):
+        expected = plan.history[f"{name}_epoch"].astype(float)
+        np.testing.assert_allclose(model.history[name].astype(float), expected, rtol=1e-4, err_msg=name)
+
+
+def test_adam_is_fused(adata):
+    optimizer = make_trained(adata).trainer.optimizers[0]
+    assert type(optimizer) is torch.optim.Adam and optimizer.defaults["fused"]
+    optimizer = make_trained(adata, train={"plan_kwargs": {"optimizer": "AdamW"}}).trainer.optimizers[0]
+    assert type(optimizer) is torch.optim.AdamW and optimizer.defaults["fused"]
+
+
+def test_mixed_precision_trains(adata):
+    full = make_trained(adata).history["validation_loss"].to_numpy(float)
+    mixed = make_trained(adata, train={"precision": "bf16-mixed"}).history["validation_loss"].to_numpy(float)
+    assert mixed[-1] < mixed[0]
+    np.testing.assert_allclose(mixed, full, rtol=0.02)
+
+
+def test_autotune_gets_the_latent_space(adata):
+    """scvi-tools' autotune makes the model with this argument and reads what the plan keeps for such a callback."""
+    kept = []
+
+    class ScibLike(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            kept.append(pl_module._training_epoch_outputs)
+            pl_module._training_epoch_outputs = None
+
+    setup = {"labels_key": "cell_type"}
+    train = {"callbacks": [ScibLike()], "max_epochs": 1}
+    model = make_trained(adata, setup=setup, train=train, extra_payload_autotune=True)
+    n = len(kept[0]["z"])
+    assert kept[0]["z"].shape == (n, 5) and n >= 64
+    assert set(kept[0]["batch"].tolist()) == {0.0, 1.0} and len(kept[0]["labels"]) == n
+    assert not {"z_train", "batch_train", "labels_train"} & set(model.history)
 
 
 def test_gradients_are_clipped_by_default(adata):
@@ -302,14 +397,8 @@ def test_a_trained_model_can_be_pickled(adata):
     np.testing.assert_array_equal(again.get_latent_representation(), model.get_latent_representation())
 
 
-def test_several_devices_are_refused(adata):
-    tv.TRVAE.setup_anndata(adata)
-    with pytest.raises(NotImplementedError, match="devices=1"):
-        tv.TRVAE(adata).train(strategy="ddp")
-
-
 @pytest.mark.parametrize(("n_cells", "epochs"), [(100, 400), (20_000, 60), (1_000_000, 10)])
 def test_default_number_of_epochs(n_cells, epochs):
-    from trvae_scvi._training import _default_epochs
+    from trvae_scvi._training import default_epochs
 
-    assert _default_epochs(n_cells) == epochs
+    assert default_epochs(n_cells) == epochs

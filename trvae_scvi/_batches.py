@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from lightning.pytorch.strategies import DDPStrategy
+from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Sampler
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ConditionBalancedSampler", "TRVAEDataSplitter", "current_seed", "seeded"]
 
 _MIN_CELLS_PER_CONDITION = 32
+_MAX_DENSITY = 0.2  # above, the dense product is the faster one
 
 
 def current_seed() -> int:
@@ -46,6 +49,9 @@ class ConditionBalancedSampler(Sampler):
     rare cell type is seen more often than its share, a common one less. Within a condition and label no
     cell is drawn again before all others were.
 
+    Processes that train together take turns: every one draws the batches of all and keeps its own, so that together
+    they see the batches of a single process, and every one as many as any other.
+
     Parameters
     ----------
     conditions
@@ -60,6 +66,8 @@ class ConditionBalancedSampler(Sampler):
         Code of a condition that is part of every batch.
     seed
         Together with the epoch it decides all draws.
+    num_replicas, rank
+        Number of processes that train together, and which of them this one is.
     """
 
     def __init__(
@@ -71,15 +79,18 @@ class ConditionBalancedSampler(Sampler):
         batch_size: int,
         reference: int | None,
         seed: int,
+        num_replicas: int = 1,
+        rank: int = 0,
     ) -> None:
         indices = np.asarray(indices, dtype=np.int64)
         self.pools = {int(c): indices[conditions[indices] == c] for c in np.unique(conditions[indices])}
         self.labels = labels
         self.batch_size = min(batch_size, len(indices))
-        self.n_batches = max(1, round(len(indices) / batch_size))
+        self.n_batches = max(1, round(len(indices) / (batch_size * num_replicas)))
         self.n_active = min(len(self.pools), max(2, batch_size // _MIN_CELLS_PER_CONDITION))
         self.reference = reference if reference in self.pools else None
         self.seed = seed
+        self.num_replicas, self.rank = num_replicas, rank
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -92,11 +103,12 @@ class ConditionBalancedSampler(Sampler):
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         queues = {c: _LabelQueues(pool, self.labels[pool], rng) for c, pool in self.pools.items()}
-        for _ in range(self.n_batches):
+        for turn in range(self.n_batches * self.num_replicas):
             active = self._draw_conditions(rng)
             quotas = _quotas([len(self.pools[c]) for c in active], self.batch_size)
             batch = np.concatenate([queues[c].take(n) for c, n in zip(active, quotas, strict=True)])
-            yield np.sort(batch).tolist()  # backed files are read in order, and give the same batch as memory
+            if turn % self.num_replicas == self.rank:
+                yield np.sort(batch).tolist()  # backed files are read in order, and give the same batch as memory
 
     def _draw_conditions(self, rng: np.random.Generator) -> list[int]:
         codes = list(self.pools)
@@ -180,6 +192,8 @@ class TRVAEDataSplitter(DataSplitter):
         Code of a condition that is part of every batch.
     needs_validation
         Whether to raise a ValueError if no cell is left for validation.
+    sparse_input
+        Whether batches may be sparse tensors, where that is faster.
 
     The others are those of :class:`~scvi.dataloaders.DataSplitter`.
     """
@@ -190,11 +204,14 @@ class TRVAEDataSplitter(DataSplitter):
         *,
         mmd_reference: int | None = None,
         needs_validation: bool = False,
+        sparse_input: bool = False,
         **kwargs: Any,
     ) -> None:
         # drop_last: our batches are always full, upstream need not move stray cells about
         super().__init__(adata_manager, **{**kwargs, "drop_last": True})
         self.mmd_reference = mmd_reference
+        self.sparse_input = sparse_input
+        self.stays_sparse = False
         self.conditions = np.asarray(adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
         self.labels = np.asarray(adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
         if self.external_indexing is None:
@@ -237,18 +254,51 @@ class TRVAEDataSplitter(DataSplitter):
             batch_size=self.data_loader_kwargs["batch_size"],
             reference=self.mmd_reference,
             seed=current_seed(),
+            **self._replicas(),
         )
+
+    def _replicas(self) -> dict[str, int]:
+        """How many processes train together, and which one this is; nothing outside of training or on one device."""
+        if self.trainer is None or self.trainer.world_size == 1:
+            return {}
+        if not isinstance(self.trainer.strategy, DDPStrategy):
+            msg = (
+                f"Expected a DDP strategy for {self.trainer.world_size} devices, found "
+                f"{type(self.trainer.strategy).__name__}. Pass strategy='ddp' or another one of that family."
+            )
+            raise ValueError(msg)
+        return self.trainer.distributed_sampler_kwargs
 
     def _loader(self, batches: Sampler | list[list[int]]) -> DataLoader:
         workers = settings.dl_num_workers
+        self.stays_sparse = self._is_faster_sparse() and workers == 0
         return DataLoader(
-            self.adata_manager.create_torch_dataset(load_sparse_tensor=self.load_sparse_tensor),
+            self.adata_manager.create_torch_dataset(load_sparse_tensor=self.load_sparse_tensor or self.stays_sparse),
             sampler=batches,
             batch_size=None,  # the sampler gives whole batches
             num_workers=workers,
             persistent_workers=settings.dl_persistent_workers and workers > 0,
             pin_memory=self.pin_memory,
         )
+
+    def _is_faster_sparse(self) -> bool:
+        """Whether counts had best stay sparse up to the network's first layer."""
+        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        return (
+            self.sparse_input
+            and torch.backends.mkl.is_available()  # without it torch has no such product
+            and self.trainer is not None
+            and self.trainer.strategy.root_device.type == "cpu"
+            and isinstance(x, sparse.csr_matrix)
+            and x.nnz <= _MAX_DENSITY * x.shape[0] * x.shape[1]
+            and x.has_canonical_format
+        )
+
+    def on_after_batch_transfer(self, batch: dict[str, torch.Tensor], dataloader_idx: int) -> dict[str, torch.Tensor]:
+        """As upstream, unless sparse counts are what the network takes."""
+        if self.stays_sparse:
+            return batch
+        return cast("dict[str, torch.Tensor]", super().on_after_batch_transfer(batch, dataloader_idx))
 
     def train_dataloader(self) -> DataLoader:
         """Batches of training cells, new ones every epoch."""

@@ -1,36 +1,66 @@
-"""The cells a prediction starts from: checked, and taken into an AnnData of our own. A mixin for the model."""
+"""The cells a prediction starts from: checked, and read a minibatch at a time. A mixin for the model."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
-from scvi.dataloaders import AnnDataLoader
 
-from ._compat import ADATA_MINIFY_TYPE, get_minify_type, registered_categories, registered_var_names
+from ._compat import ADATA_MINIFY_TYPE, get_minify_type, parent_of, registered_categories, registered_var_names
+from ._minibatches import CellMinibatches, Expression, LoaderMinibatches
 from ._validation import (
     check_anndata,
     check_choice,
     check_condition,
-    check_counts,
     check_integer,
     check_known_conditions,
+    check_summary,
     check_var_names,
     get_values,
     summarize_values,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from scvi.data import AnnDataManager
 
     from ._module import TRVAEModule
 
-__all__ = ["CellsMixin"]
+__all__ = ["Cells", "CellsMixin"]
+
+
+class Cells(NamedTuple):
+    """The cells asked for.
+
+    Parameters
+    ----------
+    annotation
+        An AnnData of our own with all about them but their expression, whose place is empty.
+    expression
+        Their expression, which stays where it is until it is read.
+    """
+
+    annotation: AnnData
+    expression: Expression
+
+    @property
+    def obs(self) -> pd.DataFrame:
+        """Columns of the cells."""
+        return self.annotation.obs
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return self.annotation.n_obs
+
+    def take(self, rows: np.ndarray) -> Cells:
+        """Some of the cells."""
+        return Cells(self.annotation[rows].copy(), self.expression.take(rows))
 
 
 class CellsMixin:
@@ -54,20 +84,20 @@ class CellsMixin:
         return self.registry_["setup_args"]["condition_key"]
 
     @property
+    def _labels_key(self) -> str | None:
+        return self.registry_["setup_args"]["labels_key"]
+
+    @property
     def _conditions(self) -> np.ndarray:
         return registered_categories(self.registry_, REGISTRY_KEYS.BATCH_KEY)
 
     def _cells_for_prediction(
         self, adata: AnnData | None, indices: Sequence[int] | np.ndarray | None, source: str | None
-    ) -> AnnData:
-        """Check the caller's cells and give the wanted ones as a private AnnData that shares their data."""
-        self._check_if_trained(
-            warn=False, message="The model is not trained: call `model.train()` before asking it for predictions."
-        )
+    ) -> Cells:
+        """Check the caller's cells and give the wanted ones, whose expression is read once for the check."""
+        self._needs_training()
         adata = self._resolve(adata)
         check_anndata(adata)
-        if adata.is_view and adata.isbacked:
-            adata = adata.to_memory()  # AnnData cannot take rows of such a view
         check_var_names(adata.var_names, registered_var_names(self.registry_))
         condition = check_condition(adata, self._condition_key, new_data=False)
         check_known_conditions(condition, self._conditions)
@@ -79,12 +109,14 @@ class CellsMixin:
             found = {} if indices is not None else dict(condition.astype(str).value_counts())
             msg = f"No cell to predict from{'' if source is None else f' with source {source!r}'}; found {found}."
             raise ValueError(msg)
-        cells = self._private(adata if len(rows) == adata.n_obs and (rows[:-1] < rows[1:]).all() else adata[rows])
-        values = get_values(cells, self._layer)
-        # finite values are checked when the cells are registered; counts are the likelihood's business
-        if self.module.gene_likelihood != "mse" and get_minify_type(cells) != ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
-            check_counts(summarize_values(values), "the data to predict from", self.module.gene_likelihood)
+        cells = self._chosen(adata, rows)
+        self._check_expression_of(cells)
         return cells
+
+    def _needs_training(self) -> None:
+        self._check_if_trained(
+            warn=False, message="The model is not trained: call `model.train()` before asking it for predictions."
+        )
 
     def _resolve(self, adata: AnnData | None) -> AnnData:
         if adata is not None:
@@ -94,36 +126,69 @@ class CellsMixin:
             raise ValueError(msg)
         return self.adata
 
-    def _private(self, adata: AnnData) -> AnnData:
-        """An AnnData with its own obs and uns, so that registering it leaves the caller's untouched."""
-        obs = adata.obs.loc[:, [c for c in adata.obs.columns if not c.startswith("_scvi_")]].copy()
-        values = _plain(get_values(adata, self._layer))
-        private = AnnData(X=values if self._layer is None else None, obs=obs, var=adata.var.copy())
-        if self._layer is not None:
-            private.layers[self._layer] = values
-        if get_minify_type(adata) is not None:
-            private.uns["_scvi_adata_minify_type"] = get_minify_type(adata)
+    def _chosen(self, adata: AnnData, rows: np.ndarray) -> Cells:
+        """Rows of an AnnData; nothing of its expression is read, of a view neither."""
+        parent, parent_rows, columns = parent_of(adata)
+        expression = Expression(get_values(parent, self._layer), parent_rows[rows], columns)
+        obs = adata.obs.loc[:, [c for c in adata.obs.columns if not c.startswith("_scvi_")]].iloc[rows].copy()
+        annotation = AnnData(obs=obs, var=adata.var.copy())
+        # no counts at all take no room; the loaders read `expression` in its place
+        empty = sparse.csr_matrix(annotation.shape, dtype=np.float32)
+        if self._layer is None:
+            annotation.X = empty
+        else:
+            annotation.layers[self._layer] = empty
+        minify_type = get_minify_type(adata)
+        if minify_type is not None:
+            annotation.uns["_scvi_adata_minify_type"] = minify_type
             for key in (self._LATENT_QZM_KEY, self._LATENT_QZV_KEY):
-                private.obsm[key] = _plain(adata.obsm[key])
-        return private
+                annotation.obsm[key] = np.asarray(adata.obsm[key])[rows]
+        return Cells(annotation, expression)
 
-    def _manager(self, cells: AnnData, *, keep_labels: bool = False) -> AnnDataManager:
-        registered = self._private(cells)  # registering writes to obs and uns
-        labels_key = self.registry_["setup_args"]["labels_key"]
-        if labels_key is not None and not keep_labels:
+    def _check_expression_of(self, cells: Cells) -> None:
+        if get_minify_type(cells.annotation) != ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+            summary = summarize_values(cells.expression)
+            check_summary(summary, "the data to predict from", self.module.gene_likelihood)
+
+    def _manager(self, cells: Cells, *, keep_labels: bool = False) -> AnnDataManager:
+        registered = cells.annotation.copy()  # registering writes to obs and uns
+        if self._labels_key is not None and not keep_labels:
             # labels are never fed to the network: missing or new ones are no obstacle to a prediction
-            registered.obs[labels_key] = registered_categories(self.registry_, REGISTRY_KEYS.LABELS_KEY)[0]
+            registered.obs[self._labels_key] = registered_categories(self.registry_, REGISTRY_KEYS.LABELS_KEY)[0]
         setup_method_args = {key: self.registry_[key] for key in ("model_name", "setup_args")}
         return self._build_manager(registered, setup_method_args, source_registry=self.registry_)
 
-    def _minibatches(self, cells: AnnData, batch_size: int | None) -> AnnDataLoader:
-        return self._loader(self._manager(cells), batch_size)
-
-    @staticmethod
-    def _loader(manager: AnnDataManager, batch_size: int | None) -> AnnDataLoader:
+    def _minibatches(self, cells: Cells, batch_size: int | None, *, keep_labels: bool = False) -> CellMinibatches:
         batch_size = settings.batch_size if batch_size is None else batch_size
         check_integer("batch_size", batch_size, 1)
-        return AnnDataLoader(manager, batch_size=batch_size)
+        manager = self._manager(cells, keep_labels=keep_labels)
+        return CellMinibatches(cells.annotation, manager, cells.expression, batch_size)
+
+    def _minibatches_of(
+        self,
+        adata: AnnData | None,
+        indices: Sequence[int] | np.ndarray | None,
+        source: str | None,
+        batch_size: int | None,
+        dataloader: Iterable[dict[str, Any]] | None,
+    ) -> CellMinibatches | LoaderMinibatches:
+        """Minibatches of the caller's cells or of the caller's own loader, which excludes all other choices."""
+        if dataloader is None:
+            return self._minibatches(self._cells_for_prediction(adata, indices, source), batch_size)
+        self._needs_training()
+        others = {"adata": adata, "indices": indices, "source": source, "batch_size": batch_size}
+        given = [name for name, value in others.items() if value is not None]
+        if given:
+            msg = f"Expected `dataloader` without {given}: the loader decides about cells and minibatches."
+            raise ValueError(msg)
+        return LoaderMinibatches(
+            dataloader,
+            self.registry_,
+            condition_key=self._condition_key,
+            labels_key=self._labels_key,
+            gene_likelihood=self.module.gene_likelihood,
+            needs_size_factor=self.module.use_size_factor_key,
+        )
 
 
 def _positions(indices: Sequence[int] | np.ndarray | None, obs_names: pd.Index) -> np.ndarray:
@@ -146,8 +211,3 @@ def _positions(indices: Sequence[int] | np.ndarray | None, obs_names: pd.Index) 
         msg = f"`indices` (length {len(asked)}) do not fit the {len(positions)} cells of `adata`."
         raise ValueError(msg)
     return positions[asked if asked.size else asked.astype(np.int64)]
-
-
-def _plain(x: Any) -> Any:
-    """An array of a view without AnnData's wrapper, which torch does not take."""
-    return np.asarray(x) if isinstance(x, np.ndarray) else x

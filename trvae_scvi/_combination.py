@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ._prediction import PredictionMixin, _Options
+from ._decoding import Options
+from ._prediction import PredictionMixin
 from ._validation import check_choice, plain_list
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class CombinationMixin(PredictionMixin):
         ...     adata, target="KLF1+MAP2K6", control="control", source="control"
         ... )
         """
-        cells = self._cells_for_prediction(adata, indices, source)
+        minibatches = self._minibatches_of(adata, indices, source, batch_size, None)
         conditions = [str(name) for name in self._conditions]
         if control is not None:
             check_choice("control", control, list(self._conditions))
@@ -94,8 +95,8 @@ class CombinationMixin(PredictionMixin):
         codes = {name: len(conditions) + i for i, name in enumerate(names)}
         # a draw depends on what is combined, not on what else is asked for or known
         streams = {name: _stream(factors_of(name, control, separator)) for name in names}
-        options = _Options(method, library_size, {} if covariates is None else covariates, batch_size, seed)
-        prediction = self._predict(cells, codes, _with_conditions(self.module, weights), options, streams)
+        options = Options(method, library_size, {} if covariates is None else covariates, seed)
+        prediction = self._predict(minibatches, codes, _with_conditions(self.module, weights), options, streams)
         prediction.uns["trvae"] |= {"conditions": np.array(conditions), "weights": weights}
         return prediction
 

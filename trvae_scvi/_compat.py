@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import rich.pretty  # noqa: F401 - scvi-tools' view_anndata_setup uses it without importing it
 from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.data._utils import _get_adata_minify_type as get_minify_type
-from scvi.model._utils import use_distributed_sampler
 from scvi.module._constants import MODULE_KEYS
 from scvi.train._config import merge_kwargs
 
 if TYPE_CHECKING:
     from typing import Any
 
-    import numpy as np
     from anndata import AnnData
 
 __all__ = [
@@ -23,12 +22,12 @@ __all__ = [
     "get_minify_type",
     "latest_registry",
     "merge_kwargs",
+    "parent_of",
     "registered_categories",
     "registered_continuous_covariates",
     "registered_covariate_counts",
     "registered_covariates",
     "registered_var_names",
-    "use_distributed_sampler",
 ]
 
 
@@ -49,6 +48,22 @@ def registered_categories(registry: dict[str, Any], key: str) -> np.ndarray:
 def latest_registry(model_cls: Any, adata: AnnData) -> dict[str, Any]:
     """The registry that the last set-up of `adata` made for a class of models."""
     return model_cls._get_most_recent_anndata_manager(adata, required=True).registry
+
+
+def parent_of(adata: AnnData) -> tuple[AnnData, np.ndarray, np.ndarray | None]:
+    """The AnnData that holds a view's data, and the positions of its cells and variables there.
+
+    Returns
+    -------
+    `adata` itself if it is no view, and ``None`` for all variables in their order.
+    """
+    if not adata.is_view:
+        return adata, np.arange(adata.n_obs), None
+    parent = adata._adata_ref
+    # AnnData 0.13 wraps the positions
+    rows, columns = (part if isinstance(part, slice) else np.asarray(part) for part in (adata._oidx, adata._vidx))
+    every = isinstance(columns, slice) and columns == slice(None)
+    return parent, np.arange(parent.n_obs)[rows], None if every else np.arange(parent.n_vars)[columns]
 
 
 def registered_covariates(registry: dict[str, Any]) -> dict[str, np.ndarray]:

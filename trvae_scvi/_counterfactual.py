@@ -14,10 +14,11 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
+from ._draws import MAX_RATE, draw_nb, draw_poisson
+
 __all__ = ["counterfactual_nb", "counterfactual_normal", "counterfactual_poisson", "counterfactual_zinb"]
 
-_TINY = np.finfo(np.float64).tiny
-_MAX_RATE = 1e15  # beyond this NumPy's Poisson sampler refuses
+_TINY = 1e-30
 
 
 def counterfactual_nb(
@@ -52,25 +53,49 @@ def counterfactual_nb(
     -------
     `n x g` counts of the dtype of `x`.
     """
-    counts = x.astype(np.int64)
     mu_source, mu_target = _positive(mu_source), _positive(mu_target)
-    theta_source = np.broadcast_to(_positive(theta_source), x.shape)
-    theta_target = np.broadcast_to(_positive(theta_target), x.shape)
-    result = counts.copy()
+    theta_source, theta_target = _positive(theta_source), _positive(theta_target)
     one = theta_source == theta_target
-    ratio = mu_target / mu_source
-    thin = one & (ratio < 1.0) & (counts > 0)
-    result[thin] = rng.binomial(counts[thin], ratio[thin])
-    add = one & (ratio > 1.0)
-    # Poisson(c lambda) with lambda ~ Gamma(a, rate b) is negative binomial with size a and success b / (b + c)
-    rate = theta_source[add] / mu_source[add] + 1.0
-    result[add] += rng.negative_binomial(theta_source[add] + counts[add], rate / (rate + ratio[add] - 1.0))
-    two = ~one
-    if two.any():
-        result[two] = _two_thetas(
-            counts[two], mu_source[two], mu_target[two], theta_source[two], theta_target[two], rng
-        )
-    return result.astype(x.dtype)
+    if one.all():
+        return _one_theta(x, mu_source, mu_target, theta_source, rng)
+    result = x.copy()
+    one = np.broadcast_to(one, x.shape)
+    thetas = [np.broadcast_to(theta, x.shape) for theta in (theta_source, theta_target)]
+    if one.any():
+        result[one] = _one_theta(x[one], mu_source[one], mu_target[one], thetas[0][one], rng)
+    wide = [values[~one].astype(np.float64) for values in (mu_source, mu_target, *thetas)]
+    result[~one] = _two_thetas(x[~one].astype(np.int64), wide[0], wide[1], wide[2], wide[3], rng)
+    return result
+
+
+def _one_theta(
+    x: np.ndarray, mu_source: np.ndarray, mu_target: np.ndarray, theta: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    result = _thinned(x, mu_source, mu_target, rng)
+    # Poisson(c lambda) with lambda ~ Gamma(a, rate b) is negative binomial with size a and mean a c / b
+    with np.errstate(over="ignore"):
+        odds = (mu_target - mu_source) / (theta + mu_source)
+    _add(result, *draw_nb(theta + x, odds, rng))
+    return result
+
+
+def _thinned(x: np.ndarray, mu_source: np.ndarray, mu_target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A copy of the counts, each event kept with probability `mu_target / mu_source` where that is below 1."""
+    result = x.copy()
+    counted = np.flatnonzero(x != 0)
+    ratio = np.take(mu_target, counted).astype(np.float64) / np.take(mu_source, counted)
+    at, ratio = counted[ratio < 1.0], ratio[ratio < 1.0]
+    counts = np.take(x, at).astype(np.int64)
+    kept = (rng.random(len(at)) < ratio).astype(np.int64)  # of single events, which most are
+    many = counts > 1
+    kept[many] = rng.binomial(counts[many], ratio[many])
+    result.reshape(-1)[at] = kept
+    return result
+
+
+def _add(x: np.ndarray, at: np.ndarray, counts: np.ndarray) -> None:
+    """Add counts at positions of the flattened array, a contiguous one, in place."""
+    x.reshape(-1)[at] += counts.astype(x.dtype)
 
 
 def _two_thetas(
@@ -94,7 +119,7 @@ def _two_thetas(
     thin = (target_rate < rate) & (x > 0)
     result[thin] = rng.binomial(x[thin], target_rate[thin] / rate[thin])
     add = target_rate > rate
-    result[add] += rng.poisson(np.minimum(target_rate[add] - rate[add], _MAX_RATE))
+    result[add] += rng.poisson(np.minimum(target_rate[add] - rate[add], MAX_RATE))
     return result
 
 
@@ -105,14 +130,10 @@ def counterfactual_poisson(
 
     Shapes as in :func:`counterfactual_nb`.
     """
-    counts = x.astype(np.int64)
     mu_source, mu_target = _positive(mu_source), _positive(mu_target)
-    result = counts.copy()
-    thin = (mu_target < mu_source) & (counts > 0)
-    result[thin] = rng.binomial(counts[thin], mu_target[thin] / mu_source[thin])
-    add = mu_target > mu_source
-    result[add] += rng.poisson(np.minimum(mu_target[add] - mu_source[add], _MAX_RATE))
-    return result.astype(x.dtype)
+    result = _thinned(x, mu_source, mu_target, rng)
+    _add(result, *draw_poisson(mu_target - mu_source, rng))
+    return result
 
 
 def counterfactual_zinb(
@@ -136,20 +157,18 @@ def counterfactual_zinb(
     pi_source, pi_target
         `n x g` probabilities of an extra zero; the rest as in :func:`counterfactual_nb`.
     """
-    theta_source = np.broadcast_to(_positive(theta_source), x.shape)
-    theta_target = np.broadcast_to(_positive(theta_target), x.shape)
-    pi_source, pi_target = np.asarray(pi_source, np.float64), np.asarray(pi_target, np.float64)
-    nb_zero = np.exp(theta_source * -np.log1p(_positive(mu_source) / theta_source))
+    mu_source, mu_target = _positive(mu_source), _positive(mu_target)
+    theta_source, theta_target = _positive(theta_source), _positive(theta_target)
+    nb_zero = np.exp(theta_source * -np.log1p(mu_source / theta_source))
     extra_probability = pi_source / np.maximum(pi_source + (1.0 - pi_source) * nb_zero, _TINY)
     extra = (x == 0) & (rng.random(x.shape) < extra_probability)
     uniform = rng.random(x.shape)
     level = np.where(extra, pi_source * uniform, pi_source + (1.0 - pi_source) * uniform)
     extra_target = level < pi_target
     result = counterfactual_nb(x, mu_source, mu_target, theta_source, theta_target, rng)
+    result[extra | extra_target] = 0
     appear = extra & ~extra_target
-    theta = theta_target[appear]
-    result[appear] = rng.negative_binomial(theta, theta / (theta + _positive(mu_target)[appear]))
-    result[extra_target] = 0
+    _add(result, *draw_nb(theta_target, np.where(appear, mu_target / theta_target, 0.0), rng))
     return result
 
 
@@ -162,4 +181,4 @@ def counterfactual_normal(
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
-    return np.maximum(np.asarray(values, dtype=np.float64), 1e-30)
+    return np.maximum(np.asarray(values), _TINY)

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ._decoding import Options
 from ._intervals import DEFAULT_MODEL_ERROR, ModelError, margin, standard_error
 from ._prediction import PredictionMixin
-from ._validation import check_column, check_number, get_values
+from ._validation import check_column, check_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
     from scipy import sparse
+
+    from ._cells import Cells
 
 __all__ = ["EffectMixin"]
 
@@ -94,17 +97,18 @@ class EffectMixin(PredictionMixin):
         error = self._model_error(model_error)
         cells = self._cells_for_prediction(adata, indices, source)
         groups = self._groups(cells, groupby)
-        prediction = self.predict_perturbation(cells, target=target, batch_size=batch_size, seed=seed)
+        targets, options = self._target_codes(target), Options("counterfactual", None, {}, seed)
+        prediction = self._predict(self._minibatches(cells, batch_size), targets, self.module, options)
         counts = self.module.gene_likelihood != "mse"
-        given = _normalized(get_values(cells, self._layer), counts)
+        given = _normalized(cells.expression[:], counts)
         predicted = _normalized(prediction.X, counts)
         frames = []
-        for block, name in enumerate(self._target_codes(target)):
+        for block, name in enumerate(targets):
             rows = slice(block * cells.n_obs, (block + 1) * cells.n_obs)
             for group in pd.unique(groups):
                 of_group = np.flatnonzero(groups == group)
                 frame = _effect(given[of_group], predicted[rows][of_group], level, error, pseudocount, counts)
-                frame.insert(0, "variable", cells.var_names.to_numpy())
+                frame.insert(0, "variable", prediction.var_names.to_numpy())
                 frame.insert(1, "target", name)
                 frame.insert(2, "group", group)
                 frames.append(frame)
@@ -121,14 +125,14 @@ class EffectMixin(PredictionMixin):
             check_number(f"model_error.{name}", value)
         return error
 
-    def _groups(self, cells: AnnData, groupby: str | None) -> np.ndarray:
-        key = groupby if groupby is not None else self.registry_["setup_args"]["labels_key"]
+    def _groups(self, cells: Cells, groupby: str | None) -> np.ndarray:
+        key = groupby if groupby is not None else self._labels_key
         if key is None:
             return np.full(cells.n_obs, "all", dtype=object)
         if groupby is None and key not in cells.obs:
             msg = f"The registered `labels_key={key!r}` is no column of these cells. Name another one with `groupby`."
             raise KeyError(msg)
-        return check_column(cells, "groupby", key).to_numpy(dtype=object)
+        return check_column(cells.annotation, "groupby", key).to_numpy(dtype=object)
 
 
 def _normalized(x: np.ndarray | sparse.spmatrix, counts: bool) -> np.ndarray:

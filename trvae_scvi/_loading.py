@@ -22,6 +22,8 @@ from ._validation import check_anndata
 if TYPE_CHECKING:
     from typing import Self
 
+    from lightning.pytorch import LightningDataModule
+
 __all__ = ["LoadingMixin"]
 
 _MIN_CELLS = 3  # of every condition, for a set-up
@@ -32,7 +34,12 @@ class LoadingMixin(BaseModelClass):
 
     @classmethod
     def load(
-        cls, dir_path: str | os.PathLike[str], adata: AnnData | Literal[False] | None = None, **kwargs: Any
+        cls,
+        dir_path: str | os.PathLike[str],
+        adata: AnnData | Literal[False] | None = None,
+        *,
+        datamodule: LightningDataModule | None = None,
+        **kwargs: Any,
     ) -> Self:
         """Load a model saved with :meth:`save`.
 
@@ -44,11 +51,15 @@ class LoadingMixin(BaseModelClass):
             Folder it was saved in.
         adata
             Data with the same genes in the same order; ``None`` takes those saved with the model, ``False`` none.
+        datamodule
+            Data module that the model is to go on with; it is checked as :meth:`train` does.
         **kwargs
             Further arguments of :meth:`scvi.model.base.BaseModelClass.load`.
 
         Raises
         ------
+        TypeError
+            If `datamodule` is none of scvi-tools' data modules.
         ValueError
             If genes are missing, added or in another order, a condition is unknown, or scArches saved the folder.
         """
@@ -57,8 +68,14 @@ class LoadingMixin(BaseModelClass):
                 f"{os.fspath(dir_path)!r} was saved by scArches or an early scvi-tools. Read trVAE models of scArches "
             )
             raise ValueError(msg + "with `TRVAE.from_scarches(path, adata)`.")
+        if datamodule is not None and adata is None:
+            adata = False
         model: Any = super().load(os.fspath(dir_path), adata, **kwargs)
         model._apply_surgery()
+        if datamodule is not None:
+            # upstream would build the model anew with it, which ours has no need of
+            model._check_datamodule(datamodule)
+            model._datamodule = datamodule
         made_with, installed = model.trvae_scvi_version_, version("trvae-scvi")
         if Version(made_with).release > Version(installed).release:
             warnings.warn(

@@ -27,6 +27,7 @@ from ._compat import (
     registered_covariate_counts,
     registered_var_names,
 )
+from ._datamodule import DataModuleMixin
 from ._effect import EffectMixin
 from ._loading import LoadingMixin
 from ._mmd import MMD_KERNELS
@@ -67,6 +68,7 @@ class TRVAE(
     RNASeqMixin,
     VAEMixin,
     TrainingMixin,
+    DataModuleMixin,
     BaseMinifiedModeModelClass,
 ):
     """Transfer VAE: predicts cells under a condition in which they were not measured.
@@ -79,7 +81,8 @@ class TRVAE(
     adata
         AnnData registered with :meth:`setup_anndata`.
     registry
-        Registry of a set-up, instead of `adata`, for a model that is given data later.
+        Registry of a set-up, or of any of scvi-tools' data modules with the condition as its batch, instead of `adata`,
+        for a model that is given data later.
     n_hidden
         Width of the hidden layers, or one width for each of `n_layers`, input side first; the decoder
         mirrors them.
@@ -131,6 +134,8 @@ class TRVAE(
         Weight of the KL divergence after its warm-up.
     reconstruction_weight
         Weight of the negative log-likelihood.
+    extra_payload_autotune
+        Set by scvi-tools' autotune where it scores the latent space with scib-metrics.
 
     Raises
     ------
@@ -181,6 +186,7 @@ class TRVAE(
         mmd_weight: float = 10.0,
         kl_weight: float = 1.0,
         reconstruction_weight: float = 1.0,
+        extra_payload_autotune: bool = False,
     ) -> None:
         check_choice("gene_likelihood", gene_likelihood, GENE_LIKELIHOODS)
         check_choice("dispersion", dispersion, DISPERSIONS)
@@ -195,7 +201,7 @@ class TRVAE(
         check_number("mmd_weight", mmd_weight)
         check_number("kl_weight", kl_weight)
         check_number("reconstruction_weight", reconstruction_weight)
-        super().__init__(adata, registry)
+        super().__init__(adata, self._own_registry(registry) if adata is None else None)
         conditions = list(registered_categories(self.registry_, REGISTRY_KEYS.BATCH_KEY))
         if mmd_pairs != "all":
             check_choice("mmd_pairs", mmd_pairs, ["all", *conditions])
@@ -235,6 +241,7 @@ class TRVAE(
                 mmd_weight=mmd_weight,
                 kl_weight=kl_weight,
                 reconstruction_weight=reconstruction_weight,
+                extra_payload_autotune=extra_payload_autotune,
             )
         self.module.minified_data_type = self.minified_data_type
         self._model_summary_string = (

@@ -327,9 +327,9 @@ class SurgeryMixin(CellsMixin):
         rng = np.random.default_rng(current_seed())
         condition = cells.obs[self._condition_key].to_numpy()
         rows = [rng.permutation(np.flatnonzero(condition == name))[:n_cells_per_condition] for name in self._conditions]
-        manager = self._manager(cells[np.sort(np.concatenate(rows))], keep_labels=True)
+        drawn = cells.take(np.sort(np.concatenate(rows)))
         parts: dict[str, list[np.ndarray]] = {}
-        for tensors in self._loader(manager, None):
+        for tensors in self._minibatches(drawn, None, keep_labels=True):
             posterior = self.module.inference(**self.module._get_inference_input(tensors))[MODULE_KEYS.QZ_KEY]
             n = len(posterior.loc)
             values = {

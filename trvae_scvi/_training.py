@@ -1,23 +1,24 @@
-"""Training: the plan, the best weights, and `train` with its defaults, a mixin for the model."""
+"""Training: `train` with its defaults, a mixin for the model."""
 
 from __future__ import annotations
 
-import functools
 import inspect
 import logging
 import math
+import tempfile
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from scvi.model.base import UnsupervisedTrainingMixin
-from scvi.train import TrainingPlan
+from scvi.train import LoudEarlyStopping, TrainingPlan
 from scvi.utils import unsupported_if_adata_minified
 
-from ._batches import TRVAEDataSplitter, current_seed, seeded
-from ._compat import merge_kwargs, use_distributed_sampler
+from ._batches import TRVAEDataSplitter, seeded
+from ._compat import merge_kwargs
+from ._datamodule import CheckBatches
+from ._plan import RestoreBestWeights, TRVAETrainingPlan
 from ._validation import check_integer
 
 if TYPE_CHECKING:
@@ -25,143 +26,18 @@ if TYPE_CHECKING:
 
     import lightning.pytorch as pl
     from anndata import AnnData
+    from lightning.pytorch.callbacks import Callback
 
     from ._module import TRVAEModule
 
-__all__ = ["RestoreBestWeights", "TRVAETrainingPlan", "TrainingMixin"]
+__all__ = ["TrainingMixin", "default_epochs"]
 
 logger = logging.getLogger(__name__)
 
-_WARMUP_STEPS_FRACTION = 0.1
 _KL_WARMUP_FRACTION = 1 / 3
 _REFERENCE_CELLS = 20_000
 _REFERENCE_EPOCHS = 60
 _EPOCHS_BOUNDS = (10, 400)
-
-
-class TRVAETrainingPlan(TrainingPlan):
-    """Training plan with a KL warm-up and a one-cycle learning rate tied to the length of training.
-
-    The learning rate rises linearly to `lr` over the first tenth of all steps and falls to zero along a
-    cosine. The validation loss uses the final KL weight whatever the warm-up stands at.
-
-    Parameters
-    ----------
-    module
-        A :class:`~trvae_scvi.TRVAEModule`.
-    lr, weight_decay, eps
-        Peak learning rate, weight decay and epsilon of Adam.
-    lr_schedule
-        Whether the learning rate follows the cycle or is constant.
-    max_kl_weight
-        KL weight at the end of the warm-up; the module's by default.
-    **kwargs
-        Further arguments of :class:`~scvi.train.TrainingPlan`.
-    """
-
-    def __init__(
-        self,
-        module: TRVAEModule,
-        *,
-        lr: float = 3e-3,
-        weight_decay: float = 1e-6,
-        eps: float = 1e-8,
-        lr_schedule: bool = True,
-        max_kl_weight: float | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.lr_schedule = lr_schedule
-        self.module: TRVAEModule
-        self.loss_kwargs: dict[str, Any]
-        super().__init__(
-            module,
-            lr=lr,
-            weight_decay=weight_decay,
-            eps=eps,
-            max_kl_weight=module.kl_weight if max_kl_weight is None else max_kl_weight,
-            **kwargs,
-        )
-
-    def on_train_batch_start(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
-        """Seed every epoch by itself, so that a resumed run equals an uninterrupted one."""
-        if batch_idx == 0:  # not before the loader is made, which draws a random number, too
-            torch.manual_seed(current_seed() * 1_000_003 + self.current_epoch)
-
-    def on_validation_epoch_start(self) -> None:
-        """The same noise in every validation, so that its losses can be compared."""
-        torch.manual_seed(current_seed())
-
-    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
-        """Validation with the final KL weight."""
-        during_training: dict[str, Any] = self.loss_kwargs
-        self.loss_kwargs = {**during_training, "kl_weight": self.max_kl_weight}
-        super().validation_step(batch, batch_idx)
-        self.loss_kwargs = during_training
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Adam, with the cycle unless `reduce_lr_on_plateau` asks for another schedule."""
-        config = super().configure_optimizers()
-        if self.lr_schedule and not self.reduce_lr_on_plateau:
-            n_steps = max(1, int(self.trainer.estimated_stepping_batches))
-            # a partial and not a lambda: the trainer, which the model keeps, can then be pickled
-            schedule = torch.optim.lr_scheduler.LambdaLR(
-                config["optimizer"], functools.partial(_cycle, n_steps=n_steps)
-            )
-            config["lr_scheduler"] = {"scheduler": schedule, "interval": "step"}
-        return config
-
-
-def _cycle(step: int, *, n_steps: int) -> float:
-    """Share of the peak learning rate at a step."""
-    progress = step / n_steps
-    if progress < _WARMUP_STEPS_FRACTION:
-        return 0.01 + 0.99 * progress / _WARMUP_STEPS_FRACTION
-    rest = min(1.0, (progress - _WARMUP_STEPS_FRACTION) / (1.0 - _WARMUP_STEPS_FRACTION))
-    return 0.5 * (1.0 + math.cos(math.pi * rest))
-
-
-class RestoreBestWeights(Callback):
-    """Keeps a copy of the weights with the lowest validation loss and restores it at the end.
-
-    Parameters
-    ----------
-    warmup_epochs
-        Epochs before which no validation counts.
-    monitor
-        Name of the metric to keep low.
-    """
-
-    def __init__(self, *, warmup_epochs: int, monitor: str = "validation_loss") -> None:
-        self.warmup_epochs = warmup_epochs
-        self.monitor = monitor
-        self.best_score = math.inf
-        self.best_epoch: int | None = None
-        self.best_weights: dict[str, torch.Tensor] | None = None
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Copy the weights if they are the best so far."""
-        score = float(trainer.callback_metrics.get(self.monitor, math.nan))
-        if trainer.sanity_checking or trainer.current_epoch < self.warmup_epochs or not score < self.best_score:
-            return
-        self.best_score, self.best_epoch = score, trainer.current_epoch
-        weights = pl_module.get_submodule("module").state_dict()
-        self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restore the copy."""
-        if self.best_weights is None:
-            return
-        pl_module.get_submodule("module").load_state_dict(self.best_weights)
-        logger.info("Restored the weights of epoch %s (%s %.4f).", self.best_epoch, self.monitor, self.best_score)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the callback."""
-        return {"score": self.best_score, "epoch": self.best_epoch, "weights": self.best_weights}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the state of a checkpoint."""
-        self.best_score, self.best_epoch = state_dict["score"], state_dict["epoch"]
-        self.best_weights = state_dict["weights"]
 
 
 class TrainingMixin(UnsupervisedTrainingMixin):
@@ -173,6 +49,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
     if TYPE_CHECKING:
         module: TRVAEModule
         adata: AnnData
+        _prepare_datamodule: Callable[..., tuple[int, int]]
         reference_summary_: dict[str, np.ndarray] | None
         _validate_anndata: Callable[..., AnnData]
 
@@ -191,6 +68,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         datasplitter_kwargs: dict[str, Any] | None = None,
         plan_config: Any = None,
         plan_kwargs: dict[str, Any] | None = None,
+        datamodule: pl.LightningDataModule | None = None,
         trainer_config: Any = None,
         **trainer_kwargs: Any,
     ) -> None:
@@ -214,7 +92,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         load_sparse_tensor
             Whether to move sparse data to the device as such and make them dense there.
         batch_size
-            Cells a step. The MMD is estimated within a batch, so that it should not be small.
+            Cells a step, on every device. The MMD is estimated within a batch, so that it should not be small.
         early_stopping
             Whether to stop when the validation loss, the whole objective with its final weights, has not
             fallen for a quarter of `max_epochs`, and to restore the weights with the lowest one. Both
@@ -226,6 +104,11 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         plan_kwargs
             Arguments of the training plan: `lr`, `weight_decay`, `eps`, `lr_schedule`,
             `n_epochs_kl_warmup`, `max_kl_weight` and those of :class:`~scvi.train.TrainingPlan`.
+        datamodule
+            Where the cells come from instead of an AnnData: what :meth:`setup_annbatch` gives, or another of
+            scvi-tools' data modules, with the registry the model was made with. One that has no `set_split` or
+            `set_batch_size` divides and batches its cells itself, whatever is said here; only that of
+            :meth:`setup_annbatch` balances conditions. `datasplitter_kwargs` and `load_sparse_tensor` are not used.
         **trainer_kwargs
             Arguments of :class:`~scvi.train.Trainer`, e.g. `callbacks`, or `ckpt_path` to resume from a
             Lightning checkpoint.
@@ -236,63 +119,87 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             If an argument has the wrong type or `plan_kwargs` an unknown name.
         ValueError
             If `batch_size` or `max_epochs` is too small, early stopping has no validation cells, the data
-            are minified, nothing is left to train, or weights are to be averaged in a frozen model.
-        NotImplementedError
-            If several devices are asked for.
+            are minified, nothing is left to train, weights are to be averaged in a frozen model, or several devices
+            are to share the model by another strategy than DDP.
+
+        Notes
+        -----
+        Several devices need one of Lightning's DDP strategies, e.g. ``devices=2, strategy="ddp"``. Each has a copy of
+        the model and batches of its own, so that `batch_size` is per device and an epoch has as many times fewer steps.
+        The MMD is estimated within a device's batch; gradients and logged values, the MMD's among them, are the means
+        over the devices. Early stopping and the best weights go by the mean validation loss, alike on every device.
         """
         check_integer("batch_size", batch_size, 2)  # the MMD needs company
         if max_epochs is not None:
             check_integer("max_epochs", max_epochs, 1)
-        if use_distributed_sampler(trainer_kwargs.get("strategy")):
-            msg = "Training on several devices is not supported yet; use one with devices=1."
-            raise NotImplementedError(msg)
-        if not any(parameter.requires_grad for parameter in self.module.parameters()):
-            msg = (
-                "There is nothing to train: the query has no condition and no covariate that the reference does not "
-                "know, and all else is frozen. Use the model as it is, or free more with `load_query_data`."
+        self._prepare_training(trainer_kwargs.get("callbacks") or (), has_datamodule=datamodule is not None)
+        split: dict[str, Any] = {
+            "train_size": train_size,
+            "validation_size": validation_size,
+            "shuffle_set_split": shuffle_set_split,
+        }
+        if datamodule is None:
+            n_cells, n_train = self.adata.n_obs, self.adata.n_obs * (train_size or 0.9)
+        else:
+            n_cells, n_train = self._prepare_datamodule(
+                datamodule, needs_validation=early_stopping, batch_size=batch_size, **split
             )
-            raise ValueError(msg)
-        self._prepare_training(trainer_kwargs.get("callbacks") or ())
         if max_epochs is None:
-            max_epochs = _default_epochs(self.adata.n_obs)
-        plan_kwargs = merge_kwargs(plan_config, plan_kwargs, name="plan")
-        _check_plan(plan_kwargs)
-        in_steps = plan_kwargs.get("n_steps_kl_warmup") is not None
-        plan_kwargs.setdefault("n_epochs_kl_warmup", None if in_steps else round(max_epochs * _KL_WARMUP_FRACTION))
+            max_epochs = default_epochs(n_cells)
+        plan_kwargs = _plan_arguments(merge_kwargs(plan_config, plan_kwargs, name="plan"), max_epochs)
         trainer_kwargs = {"gradient_clip_val": 100.0} | merge_kwargs(trainer_config, trainer_kwargs, name="trainer")
+        if datamodule is not None:
+            plan_kwargs["n_obs"] = n_train  # upstream hands it to the loss only where a data module has `n_train`
+            checks = CheckBatches.needed(datamodule, self.module.gene_likelihood)
+            trainer_kwargs["callbacks"] = [*checks, *(trainer_kwargs.get("callbacks") or ())]
         if early_stopping:
-            n_train = self.adata.n_obs * (train_size or 0.9)
             steps = (plan_kwargs.get("n_steps_kl_warmup") or 0) * batch_size / n_train
             warmup = plan_kwargs.get("n_epochs_kl_warmup") or math.ceil(steps)
             trainer_kwargs = self._early_stopping_arguments(max_epochs, warmup, trainer_kwargs)
-        with seeded(), warnings.catch_warnings():
+        with seeded(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+            warnings.filterwarnings("ignore", message="Sparse (CSR tensor support is in beta|invariant checks are)")
+            warnings.filterwarnings("ignore", message="early_stopping was automatically disabled due to the use of DDP")
             if self.module.is_frozen:  # Lightning wonders at modules that stay in evaluation
                 warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training")
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,
                 devices=devices,
-                train_size=train_size,
-                validation_size=validation_size,
-                shuffle_set_split=shuffle_set_split,
+                **split,
                 load_sparse_tensor=load_sparse_tensor,
                 batch_size=batch_size,
-                early_stopping=early_stopping,
+                early_stopping=False,  # upstream's gives up on several devices; ours is among the callbacks
                 datasplitter_kwargs={
                     "mmd_reference": self.module.mmd_reference,
                     "needs_validation": early_stopping,
+                    "sparse_input": self.module.gene_likelihood != "mse",
                     **(datasplitter_kwargs or {}),
                 },
                 plan_kwargs=plan_kwargs,
-                **trainer_kwargs,
+                datamodule=datamodule,
+                # processes hand over the history in a file; our sampler shares out the batches itself
+                **{"log_save_dir": folder, "use_distributed_sampler": datamodule is not None} | trainer_kwargs,
             )
+        # running means of batch normalisation are of one device's batches
+        if self.trainer.world_size > 1:
+            self.module.load_state_dict(self.trainer.strategy.broadcast(self.module.state_dict()))
 
-    def _prepare_training(self, callbacks: Sequence[Callback]) -> None:
+    def _prepare_training(self, callbacks: Sequence[Callback], *, has_datamodule: bool) -> None:
+        if not any(parameter.requires_grad for parameter in self.module.parameters()):
+            msg = (
+                "There is nothing to train: the query has no condition and no covariate that the reference does not "
+                "know, and all else is frozen. Use the model as it is, or free more with `load_query_data`."
+            )
+            raise ValueError(msg)
         if self.module.is_frozen and any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
             msg = "StochasticWeightAveraging estimates batch normalisation anew, also where it is frozen. Leave it out."
             raise ValueError(msg)
-        # another set-up of the same AnnData may have written other codes into it
-        self._validate_anndata(self.adata)
+        if not has_datamodule:
+            if self.adata is None:
+                msg = "The model has no data: pass a `datamodule`, or load it with an AnnData."
+                raise ValueError(msg)
+            # another set-up of the same AnnData may have written other codes into it
+            self._validate_anndata(self.adata)
         if self.reference_summary_ is not None and not self.module.is_frozen:
             self.reference_summary_ = None
             logger.info("The kept cells are forgotten, as training moves them: call `store_reference_summary()` again.")
@@ -300,18 +207,22 @@ class TrainingMixin(UnsupervisedTrainingMixin):
 
     @staticmethod
     def _early_stopping_arguments(max_epochs: int, warmup: int, trainer_kwargs: dict[str, Any]) -> dict[str, Any]:
-        monitor = trainer_kwargs.get("early_stopping_monitor", "validation_loss")
-        best = RestoreBestWeights(warmup_epochs=warmup, monitor=monitor)
+        prefix = "early_stopping_"
+        given = {name: value for name, value in trainer_kwargs.items() if name.startswith(prefix)}
+        rest = {name: value for name, value in trainer_kwargs.items() if name not in given}
+        patience = max(10, max_epochs // 4)
+        settings: dict[str, Any] = {"monitor": "validation_loss", "warmup_epochs": warmup, "patience": patience}
+        settings |= {name.removeprefix(prefix): value for name, value in given.items()}
+        best = RestoreBestWeights(warmup_epochs=warmup, monitor=settings["monitor"])
         return {
-            "early_stopping_monitor": monitor,
-            "early_stopping_warmup_epochs": warmup,
-            "early_stopping_patience": max(10, max_epochs // 4),
-            **trainer_kwargs,
-            "callbacks": [*trainer_kwargs.get("callbacks", ()), best],
+            **rest,
+            "check_val_every_n_epoch": rest.get("check_val_every_n_epoch") or 1,
+            "callbacks": [*(rest.get("callbacks") or ()), best, LoudEarlyStopping(**settings)],
         }
 
 
-def _check_plan(plan_kwargs: dict[str, Any]) -> None:
+def _plan_arguments(plan_kwargs: dict[str, Any], max_epochs: int) -> dict[str, Any]:
+    """Check the plan's arguments and tie its KL warm-up to the number of epochs, unless it is in steps."""
     # upstream hands unknown names on to the loss, where they fail in the midst of training
     known = {
         name
@@ -323,8 +234,12 @@ def _check_plan(plan_kwargs: dict[str, Any]) -> None:
     if unknown:
         msg = f"Expected `plan_kwargs` out of {sorted(known)}, found {unknown}."
         raise TypeError(msg)
+    in_steps = plan_kwargs.get("n_steps_kl_warmup") is not None
+    warmup = None if in_steps else round(max_epochs * _KL_WARMUP_FRACTION)
+    return {"n_epochs_kl_warmup": warmup, **plan_kwargs}
 
 
-def _default_epochs(n_cells: int) -> int:
+def default_epochs(n_cells: int) -> int:
+    """Passes through the training cells by default, of `n_cells` in all."""
     low, high = _EPOCHS_BOUNDS
     return int(np.clip(round(_REFERENCE_EPOCHS * _REFERENCE_CELLS / n_cells), low, high))

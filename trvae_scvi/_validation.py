@@ -28,6 +28,7 @@ __all__ = [
     "check_number",
     "check_query_conditions",
     "check_same_kind",
+    "check_summary",
     "check_values",
     "check_var_names",
     "get_values",
@@ -164,6 +165,14 @@ def check_counts(summary: ValueSummary, where: str, gene_likelihood: str) -> Non
             "`adata[np.asarray(adata.layers[layer].sum(axis=1)).ravel() > 0].copy()` for counts in a layer."
         )
         raise ValueError(msg)
+
+
+def check_summary(summary: ValueSummary, where: str, gene_likelihood: str) -> None:
+    """Raise a ValueError unless the values are what a likelihood models: counts, or finite ones for ``"mse"``."""
+    if gene_likelihood == "mse":
+        _check_finite(summary, where)
+    else:
+        check_counts(summary, where, gene_likelihood)
 
 
 def check_column(adata: AnnData, argument: str, key: str) -> pd.Series:

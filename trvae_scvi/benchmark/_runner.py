@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from joblib import Parallel, delayed
+from joblib.parallel import get_active_backend
 from scvi.utils import track
 
 from trvae_scvi._validation import check_choice, check_column, check_integer, summarize_values
@@ -55,7 +56,7 @@ def leave_one_group_out(
     n_top_genes: int = 100,
     metrics: Sequence[str] = SKILL_METRICS,
     out: str | os.PathLike[str] | None = None,
-    n_jobs: int = 1,
+    n_jobs: int | None = None,
     progress_bar: bool = True,
 ) -> pd.DataFrame:
     """Hold every group out under every condition in turn, predict it, and score the prediction.
@@ -98,7 +99,8 @@ def leave_one_group_out(
         data and settings, only what is missing there is computed: after an interruption, or with further groups, seeds
         or methods. A method of your own should have a `repr` that tells its settings.
     n_jobs
-        Number of processes, as in :class:`joblib.Parallel`, which share the processor's cores.
+        Number of processes, as in :class:`joblib.Parallel`, which share the processor's cores. `None` is one, or what
+        :class:`joblib.parallel_config` says, which also sets another backend, such as a Dask or Ray cluster.
     progress_bar
         Whether to show one.
 
@@ -172,7 +174,7 @@ def _run(
     task: Task,
     methods: Mapping[str, Method],
     store: PartStore | None,
-    n_jobs: int,
+    n_jobs: int | None,
     progress_bar: bool,
 ) -> dict[Job, pd.DataFrame]:
     """Compute what is not in the store yet; give the tables of all jobs."""
@@ -180,7 +182,8 @@ def _run(
     parts = {job: part for job, part in kept.items() if part is not None}
     todo = [job for job in jobs if job not in parts]
     # Processes of joblib take an equal share of the cores as threads each, unless the environment says otherwise.
-    results = Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
+    as_they_come = get_active_backend()[0].supports_return_generator  # Ray's backend does not
+    results = Parallel(n_jobs=n_jobs, return_as="generator_unordered" if as_they_come else "list")(
         delayed(compute)(job, cells, task, None if job.method is None else methods[job.method], store) for job in todo
     )
     for job, part in track(results, description="Holding out", total=len(todo), disable=not progress_bar):

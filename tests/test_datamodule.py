@@ -1,0 +1,363 @@
+"""Training from data modules, with one of scvi-tools' form that is written by hand."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import scvi
+import torch
+from helpers import FAST
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+import trvae_scvi as tv
+from trvae_scvi._datamodule import CheckBatches
+
+
+class HandWritten(LightningDataModule):
+    """Serves an AnnData in the form of scvi-tools' own data modules: `batch_key`, `sample_key`, no `condition_key`."""
+
+    def __init__(self, adata, *, batch_key="condition", label_key=None, covariate=None, number=None, sparse=False):
+        super().__init__()
+        self.adata, self.sparse = adata, sparse
+        self.keys = {"batch": batch_key, "labels": label_key, "covariate": covariate, "number": number}
+        order = np.random.default_rng(0).permutation(adata.n_obs)
+        self.parts = {"train": order[adata.n_obs // 10 :], "validation": order[: adata.n_obs // 10]}
+
+    n_obs = property(lambda self: self.adata.n_obs)
+    n_vars = property(lambda self: self.adata.n_vars)
+
+    def categories(self, role):
+        key = self.keys[role]
+        return np.array(["none"]) if key is None else np.unique(self.adata.obs[key].astype(str))
+
+    @property
+    def registry(self):
+        covariates = [] if self.keys["covariate"] is None else [self.keys["covariate"]]
+        numbers = [] if self.keys["number"] is None else [self.keys["number"]]
+        return {
+            "scvi_version": scvi.__version__,
+            "model_name": "SCVI",
+            "setup_args": {
+                "layer": None,
+                "batch_key": self.keys["batch"],
+                "labels_key": self.keys["labels"] or "label",
+                "sample_key": None,
+                "size_factor_key": None,
+                "categorical_covariate_keys": covariates or None,
+                "continuous_covariate_keys": numbers or None,
+            },
+            "field_registries": {
+                "X": {
+                    "data_registry": {"attr_name": "X", "attr_key": None},
+                    "state_registry": {
+                        "n_obs": self.n_obs,
+                        "n_vars": self.n_vars,
+                        "column_names": list(self.adata.var_names),
+                    },
+                    "summary_stats": {"n_vars": self.n_vars, "n_cells": self.n_obs},
+                },
+                "batch": {
+                    "data_registry": {"attr_name": "obs", "attr_key": "_scvi_batch"},
+                    "state_registry": {
+                        "categorical_mapping": self.categories("batch"),
+                        "original_key": self.keys["batch"],
+                    },
+                    "summary_stats": {"n_batch": len(self.categories("batch"))},
+                },
+                "labels": {
+                    "data_registry": {"attr_name": "obs", "attr_key": "_scvi_labels"},
+                    "state_registry": {
+                        "categorical_mapping": self.categories("labels"),
+                        "original_key": self.keys["labels"] or "label",
+                        "unlabeled_category": "Unknown",
+                    },
+                    "summary_stats": {"n_labels": len(self.categories("labels"))},
+                },
+                "size_factor": {"data_registry": {}, "state_registry": {}, "summary_stats": {}},
+                "extra_categorical_covs": {
+                    "data_registry": {},
+                    "state_registry": {
+                        "field_keys": covariates,
+                        "mapping": {key: self.categories("covariate") for key in covariates},
+                        "n_cats_per_key": [len(self.categories("covariate")) for _ in covariates],
+                    },
+                    "summary_stats": {"n_extra_categorical_covs": len(covariates)},
+                },
+                "extra_continuous_covs": {
+                    "data_registry": {},
+                    "state_registry": {"columns": np.array(numbers, dtype=object)},
+                    "summary_stats": {"n_extra_continuous_covs": len(numbers)},
+                },
+            },
+            "setup_method_name": "setup_datamodule",
+        }
+
+    def minibatch(self, cells):
+        values = self.adata.X[cells].astype(np.float32)
+        x = torch.from_numpy(values.toarray())
+        batch = {"X": x.to_sparse_csr() if self.sparse else x}
+        for name, role in (("batch", "batch"), ("labels", "labels"), ("extra_categorical_covs", "covariate")):
+            if self.keys[role] is not None or name == "labels":
+                key = self.keys[role]
+                own = np.full(len(cells), "none") if key is None else self.adata.obs[key].astype(str).to_numpy()[cells]
+                batch[name] = torch.from_numpy(np.searchsorted(self.categories(role), own))[:, None]
+        if self.keys["number"] is not None:
+            numbers = self.adata.obs[self.keys["number"]].to_numpy(np.float32)[cells]
+            batch["extra_continuous_covs"] = torch.from_numpy(numbers)[:, None]
+        return batch
+
+    def loader(self, cells):
+        return DataLoader(np.array_split(cells, max(1, len(cells) // 64)), batch_size=None, collate_fn=self.minibatch)
+
+    def train_dataloader(self):
+        return self.loader(self.parts["train"])
+
+    def val_dataloader(self):
+        return self.loader(self.parts["validation"])
+
+    def inference_dataloader(self):
+        return self.loader(np.arange(self.n_obs))
+
+
+class WithoutValidation(HandWritten):
+    val_dataloader = LightningDataModule.val_dataloader
+
+
+SMALL = {"n_hidden": 32, "n_latent": 5}
+ALL_COLUMNS = {"label_key": "cell_type", "covariate": "donor", "number": "age"}
+OUR_NAMES = {
+    "labels_key": "cell_type",
+    "categorical_covariate_keys": ["donor"],
+    "continuous_covariate_keys": ["age"],
+}
+
+
+def make(adata, module_class=HandWritten, train=None, **keys):
+    datamodule = module_class(adata, **keys)
+    model = tv.TRVAE(registry=datamodule.registry, **SMALL)
+    model.train(datamodule=datamodule, **{**FAST, **(train or {})})
+    return datamodule, model
+
+
+@pytest.fixture
+def both(adata):
+    """A model of a data module, and one of the AnnData with its weights."""
+    datamodule, model = make(adata, **ALL_COLUMNS)
+    own = adata.copy()
+    tv.TRVAE.setup_anndata(own, **OUR_NAMES)
+    twin = tv.TRVAE(own, **SMALL)
+    twin.module.load_state_dict(model.module.state_dict())
+    twin.module.eval()
+    twin.is_trained_ = True
+    return datamodule, model, twin
+
+
+def test_the_registry_is_that_of_a_setup_of_the_same_cells(adata):
+    registry = tv.TRVAE(registry=HandWritten(adata, **ALL_COLUMNS).registry).registry_
+    tv.TRVAE.setup_anndata(adata, **OUR_NAMES)
+    expected = tv.TRVAE(adata).registry_
+    assert registry["setup_args"] == expected["setup_args"]
+    assert registry["model_name"] == "TRVAE"
+    for name in ("X", "batch", "labels", "size_factor", "extra_categorical_covs", "extra_continuous_covs"):
+        ours, theirs = registry["field_registries"][name], expected["field_registries"][name]
+        assert ours["summary_stats"] == theirs["summary_stats"]
+        for key, value in theirs["state_registry"].items():
+            assert str(ours["state_registry"][key]) == str(value)
+
+
+def test_training_lowers_the_loss_and_restores_the_best_weights(adata):
+    datamodule, model = make(adata, train={"max_epochs": 12}, label_key="cell_type")
+    losses = model.history["validation_loss"].to_numpy(dtype=float).ravel()
+    assert losses[-1] < losses[0] - 1.0
+    assert model.is_trained
+    assert model.module.mmd_balance_labels
+
+
+def test_latent_and_prediction_are_those_of_the_cells_in_memory(adata, both):
+    datamodule, model, twin = both
+    latent = model.get_latent_representation(dataloader=datamodule.inference_dataloader())
+    np.testing.assert_allclose(latent, twin.get_latent_representation(), atol=1e-5)
+    before = adata.obs.copy()
+    predictions = [m.predict_perturbation(adata, source="control", target="stimulated") for m in (model, twin)]
+    assert (predictions[0].X != predictions[1].X).nnz == 0
+    assert adata.obs.equals(before)
+    assert model.adata is None
+
+
+def test_effects_and_inherited_answers_work_on_cells_in_memory(adata, both):
+    _, model, twin = both
+    effects = [m.get_perturbation_effect(adata, source="control", target="stimulated") for m in (model, twin)]
+    np.testing.assert_allclose(effects[0]["change"], effects[1]["change"])
+    assert set(effects[0]["group"]) == set(adata.obs["cell_type"])
+    expected = twin.get_normalized_expression(transform_batch="stimulated")
+    found = model.get_normalized_expression(adata.copy(), transform_batch="stimulated")
+    assert found.shape == expected.shape
+
+
+@pytest.mark.parametrize("reopened_with", ["adata", "nothing", "datamodule"])
+def test_a_saved_model_comes_back(adata, both, tmp_path, reopened_with):
+    datamodule, model, _ = both
+    model.save(tmp_path / "model")
+    expected = model.predict_perturbation(adata, source="control", target="stimulated").X
+    arguments = {
+        "adata": {"adata": adata.copy()},
+        "nothing": {"adata": False},
+        "datamodule": {"datamodule": datamodule},
+    }
+    loaded = tv.TRVAE.load(tmp_path / "model", accelerator="cpu", **arguments[reopened_with])
+    assert (loaded.predict_perturbation(adata, source="control", target="stimulated").X != expected).nnz == 0
+    if reopened_with == "datamodule":
+        loaded.train(datamodule=datamodule, **FAST)
+
+
+def test_a_model_of_an_anndata_goes_on_with_a_data_module(adata):
+    tv.TRVAE.setup_anndata(adata)
+    model = tv.TRVAE(adata, **SMALL)
+    before = model.module.log_theta.detach().clone()
+    model.train(datamodule=HandWritten(adata), **FAST)
+    assert not torch.equal(model.module.log_theta, before)
+
+
+def test_sparse_batches_train_the_same_model(adata):
+    weights = [make(adata, sparse=sparse)[1].module.state_dict() for sparse in (False, True)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name])
+
+
+def test_the_loss_knows_the_number_of_cells(adata):
+    _, model = make(adata, train={"early_stopping": False, "max_epochs": 1})
+    prior = float(model.history["response_prior_train"].iloc[-1, 0])
+    with torch.no_grad():
+        assert prior * adata.n_obs <= 2 * float(model.module._response_prior())
+    assert prior > 0
+
+
+def test_epochs_follow_the_number_of_cells(adata, monkeypatch):
+    asked = {}
+    datamodule = HandWritten(adata)
+    model = tv.TRVAE(registry=datamodule.registry, **SMALL)
+    base = scvi.model.base.UnsupervisedTrainingMixin
+
+    def remember(self, **kwargs):
+        asked.update(kwargs)
+        raise InterruptedError
+
+    monkeypatch.setattr(base, "train", remember)
+    with pytest.raises(InterruptedError):
+        model.train(datamodule=datamodule)
+    assert asked["max_epochs"] == 400
+    assert asked["plan_kwargs"]["n_epochs_kl_warmup"] == 133
+
+
+@pytest.mark.parametrize("kind", ["fractional", "negative", "empty"])
+def test_wrong_values_are_refused_before_the_first_step(adata, kind):
+    adata.X = adata.X.astype(np.float32)
+    if kind == "fractional":
+        adata.X.data = np.log1p(adata.X.data)
+    elif kind == "negative":
+        adata.X.data *= -1
+    else:
+        adata.X = adata.X.multiply(np.arange(adata.n_obs)[:, None] % 2).tocsr()
+    datamodule = HandWritten(adata)
+    model = tv.TRVAE(registry=datamodule.registry, **SMALL)
+    before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+    with pytest.raises(ValueError, match="no counts at all" if kind == "empty" else kind):
+        model.train(datamodule=datamodule, **FAST)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.module.state_dict().items())
+
+
+def test_values_of_any_kind_are_trained_on_with_mse_unless_infinite(adata):
+    adata.X = adata.X.astype(np.float32)
+    adata.X.data = np.log1p(adata.X.data)
+    datamodule = HandWritten(adata)
+    model = tv.TRVAE(registry=datamodule.registry, gene_likelihood="mse", **SMALL)
+    model.train(datamodule=datamodule, **FAST)
+    adata.X.data[:] = np.inf
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        model.train(datamodule=datamodule, **FAST)
+
+
+def test_registries_that_cannot_serve_are_refused(adata):
+    registry = HandWritten(adata).registry
+    registry["setup_args"]["batch_key"] = None
+    with pytest.raises(ValueError, match="no batch"):
+        tv.TRVAE(registry=registry)
+    with pytest.raises(ValueError, match="two conditions"):
+        tv.TRVAE(registry=HandWritten(adata[adata.obs["condition"] == "control"]).registry)
+    with pytest.raises(ValueError, match="of scvi-tools, found \\['a'\\]"):
+        tv.TRVAE(registry={"a": 1})
+
+
+def test_a_setup_of_another_model_serves_with_its_batch(adata):
+    scvi.model.SCVI.setup_anndata(adata, batch_key="condition")
+    model = tv.TRVAE(registry=scvi.model.SCVI(adata).registry_)
+    assert list(model._conditions) == ["control", "stimulated"]
+    assert model._condition_key == "condition"
+
+
+def test_encoders_kept_as_a_mapping_keep_their_codes(adata):
+    registry = HandWritten(adata).registry
+    registry["field_registries"]["batch"]["state_registry"]["categorical_mapping"] = {"stimulated": 0, "control": 1}
+    assert list(tv.TRVAE(registry=registry)._conditions) == ["stimulated", "control"]
+
+
+def test_another_data_module_is_refused(adata):
+    model = tv.TRVAE(registry=HandWritten(adata, covariate="donor").registry, **SMALL)
+    for other, message in (
+        (HandWritten(adata[:, ::-1].copy(), covariate="donor"), "Expected the genes"),
+        (HandWritten(adata, batch_key="donor", covariate="donor"), "Expected the conditions"),
+        (HandWritten(adata), "Expected the covariates"),
+        (HandWritten(adata, covariate="donor", number="age"), "Expected the continuous covariates"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.train(datamodule=other, **FAST)
+    with pytest.raises(TypeError, match="found AnnData"):
+        model.train(datamodule=adata, **FAST)
+    labelled = tv.TRVAE(registry=HandWritten(adata, label_key="cell_type").registry, **SMALL)
+    with pytest.raises(ValueError, match="balances labels"):
+        labelled.train(datamodule=HandWritten(adata), **FAST)
+
+
+def test_unknown_conditions_and_genes_are_refused_in_prediction(adata):
+    _, model = make(adata)
+    with pytest.raises(ValueError, match="Expected `target` among"):
+        model.predict_perturbation(adata, target="heated")
+    with pytest.raises(ValueError, match="genes"):
+        model.predict_perturbation(adata[:, :-1], target="stimulated")
+    adata.obs["condition"] = "heated"
+    with pytest.raises(ValueError, match="does not know: \\['heated'\\]"):
+        model.predict_perturbation(adata, target="stimulated")
+
+
+def test_early_stopping_needs_validation_cells(adata):
+    datamodule = WithoutValidation(adata)
+    model = tv.TRVAE(registry=datamodule.registry, **SMALL)
+    with pytest.raises(ValueError, match="needs validation cells"):
+        model.train(datamodule=datamodule, **FAST)
+    model.train(datamodule=datamodule, early_stopping=False, **FAST)
+    assert model.is_trained
+
+
+def test_several_devices_are_refused(adata):
+    class Trainer:
+        world_size = 2
+
+    with pytest.raises(NotImplementedError, match="devices=1"):
+        CheckBatches("nb").on_fit_start(Trainer(), None)
+
+
+def test_a_model_without_data_says_what_it_trains_from(adata):
+    model = tv.TRVAE(registry=HandWritten(adata).registry, **SMALL)
+    with pytest.raises(ValueError, match="pass a `datamodule`"):
+        model.train(**FAST)
+
+
+def test_without_annbatch_the_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "annbatch", None)
+    for name in ("_disk", "_disk._collection", "_disk._runs", "_disk._datamodule"):
+        monkeypatch.delitem(sys.modules, f"trvae_scvi.{name}", raising=False)
+    with pytest.raises(ImportError, match="trvae-scvi\\[annbatch\\]"):
+        tv.TRVAE.setup_annbatch(tmp_path / "cells.zarr", ["a.h5ad"])
