@@ -5,10 +5,10 @@
 Both models have two hidden layers of 128, ten latent dimensions, the negative binomial and the same batches; TRVAE is
 run with its MMD and with weight 0. Nothing is validated while an epoch is timed. What is compared is timed in turns in
 one process, and medians are given, so that ratios mean something on a busy machine; seconds are those of the machine in
-`speed_machine.txt`. Writes `benchmarks/results/speed_{grid,growth,pieces,trained,prediction}.csv`, for which `--parts`
-chooses, and draws `growth` into `docs/_static/speed.png`.
+`speed_machine.txt`. Writes `benchmarks/results/speed_{epoch,memory,grid,growth,pieces,trained,prediction}.csv`, for
+which `--parts` chooses, and draws `growth` into `docs/_static/speed.png`.
 
-`grid`, `growth` and `pieces` run on simulated counts; `trained` and `prediction` read
+`memory`, `grid`, `growth` and `pieces` run on simulated counts; `epoch`, `trained` and `prediction` read
 `kang_pbmc_hvg2000_counts.h5ad` from the folder in the environment variable TRVAE_SCVI_DATA. With `--accelerator cuda`
 the names end in `_cuda`.
 """
@@ -20,9 +20,13 @@ import itertools
 import logging
 import os
 import platform
+import resource
+import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import anndata
@@ -103,31 +107,34 @@ def trainers(adata: anndata.AnnData, batch_size: int, accelerator: str) -> dict[
     return functions
 
 
-def peak_memory(train: Callable[..., None]) -> float:
-    """MiB that training takes at its peak on top of what was there; NaN where the system does not say."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+def peak_memory(name: str, n_conditions: int, accelerator: str) -> float:
+    """MiB by which an epoch raises the peak so far, in a process that has done nothing else but simulate the cells."""
+    adata = simulate(N_CELLS, N_GENES, n_conditions=n_conditions, density=DENSITY)
+    train = trainers(adata, BATCH_SIZE, accelerator)[name]
+    if accelerator == "cuda":
         train(max_epochs=1)
         return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    if not status.exists():
-        train(max_epochs=1)
-        return float("nan")
-
-    def read(field: str) -> float:
-        line = next(line for line in status.read_text().splitlines() if line.startswith(field))
-        return int(line.split()[1]) / 1024
-
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    before = read("VmRSS")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     train(max_epochs=1)
-    return read("VmHWM") - before
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
+
+
+def memory(accelerator: str) -> pd.DataFrame:
+    """Peak memory of an epoch, each in a fresh process."""
+    rows = []
+    for n_conditions, name in itertools.product((2, 7, 50), MODELS):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            peak = pool.submit(peak_memory, name, n_conditions, accelerator).result()
+        rows.append({"conditions": n_conditions, "model": name, "peak memory, MiB": peak})
+    return pd.DataFrame(rows)
 
 
 def time_models(adata: anndata.AnnData, batch_size: int, accelerator: str) -> list[dict]:
     """A row for every model, their epochs timed in turns."""
     functions = trainers(adata, batch_size, accelerator)
-    memory = {name: peak_memory(train) for name, train in functions.items()}
+    for train in functions.values():  # the first epoch takes longer
+        train(max_epochs=1)
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(ROUNDS):
         for name, train in functions.items():
@@ -140,7 +147,6 @@ def time_models(adata: anndata.AnnData, batch_size: int, accelerator: str) -> li
             "model": name,
             "seconds per epoch": medians[name],
             "times faster than SCVI": medians["SCVI"] / medians[name],
-            "peak memory, MiB": memory[name],
         }
         for name in functions
     ]
@@ -313,7 +319,20 @@ def prediction(accelerator: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-PARTS = {"grid": grid, "growth": growth, "pieces": pieces, "trained": trained, "prediction": prediction}
+def epoch(accelerator: str) -> pd.DataFrame:
+    """Epochs of both models on the same cells in the same batches."""
+    return pd.DataFrame(time_models(read_kang(), BATCH_SIZE, accelerator))
+
+
+PARTS = {
+    "epoch": epoch,
+    "memory": memory,
+    "grid": grid,
+    "growth": growth,
+    "pieces": pieces,
+    "trained": trained,
+    "prediction": prediction,
+}
 
 
 def machine(accelerator: str) -> str:

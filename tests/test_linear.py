@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trvae_scvi._linear import grouped_linear, sparse_linear
+from trvae_scvi._linear import grouped_linear, sparse_linear, sum_of_squares
 
 
 def draw(*shape, seed=0):
@@ -71,3 +71,10 @@ def test_grouped_product_in_low_precision():
     torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
     found.float().sum().backward()
     assert hidden.grad.dtype == torch.float32
+
+
+def test_sum_of_squares_and_its_gradient():
+    x = draw(3, 4, 5).requires_grad_()
+    found = sum_of_squares(x)
+    torch.testing.assert_close(found, x.square().sum())
+    torch.testing.assert_close(torch.autograd.grad(0.7 * found, x)[0], 1.4 * x.detach())

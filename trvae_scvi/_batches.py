@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 from scvi.dataloaders import DataSplitter
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,6 +181,28 @@ def _quotas(sizes: list[int], total: int) -> list[int]:
     return quotas
 
 
+class _SparseCells(Dataset):
+    """Cells in memory by lists of positions, their counts as sparse tensors.
+
+    scvi-tools' own looks every column up in a table again for every batch.
+    """
+
+    def __init__(self, manager: AnnDataManager) -> None:
+        keys = [key for key in manager.data_registry if key != REGISTRY_KEYS.X_KEY]
+        others = manager.create_torch_dataset(data_and_attributes=keys)
+        self.counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        self.others = {key: torch.from_numpy(values) for key, values in others[slice(None)].items()}
+
+    def __len__(self) -> int:
+        return self.counts.shape[0]
+
+    def __getitem__(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        block = self.counts[rows].astype(np.float32, copy=False)
+        indptr, indices, values = map(torch.from_numpy, (block.indptr, block.indices, block.data))
+        counts = torch.sparse_csr_tensor(indptr, indices, values, size=block.shape, check_invariants=False)
+        return {REGISTRY_KEYS.X_KEY: counts, **{key: table[rows] for key, table in self.others.items()}}
+
+
 class TRVAEDataSplitter(DataSplitter):
     """Training and validation cells, split within every condition, in condition-balanced batches.
 
@@ -273,13 +295,18 @@ class TRVAEDataSplitter(DataSplitter):
         workers = settings.dl_num_workers
         self.stays_sparse = self._is_faster_sparse() and workers == 0
         return DataLoader(
-            self.adata_manager.create_torch_dataset(load_sparse_tensor=self.load_sparse_tensor or self.stays_sparse),
+            self._dataset(),
             sampler=batches,
             batch_size=None,  # the sampler gives whole batches
             num_workers=workers,
             persistent_workers=settings.dl_persistent_workers and workers > 0,
             pin_memory=self.pin_memory,
         )
+
+    def _dataset(self) -> Dataset:
+        if self.stays_sparse:
+            return _SparseCells(self.adata_manager)
+        return self.adata_manager.create_torch_dataset(load_sparse_tensor=self.load_sparse_tensor)
 
     def _is_faster_sparse(self) -> bool:
         """Whether counts had best stay sparse up to the network's first layer."""

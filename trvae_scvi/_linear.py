@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["grouped_linear", "sparse_linear"]
+__all__ = ["grouped_linear", "sparse_linear", "sum_of_squares"]
 
 
 def sparse_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -61,6 +61,24 @@ def grouped_linear(
     codes = groups.expand(hidden.shape[:-1]).flatten()
     result = _GroupedLinear.apply(hidden.flatten(0, -2), codes, weight, bias, *offsets, *responses)
     return cast("torch.Tensor", result).unflatten(0, hidden.shape[:-1])
+
+
+def sum_of_squares(x: torch.Tensor) -> torch.Tensor:
+    """Sum of the squared entries, without a second tensor of the size of `x`, which may be large."""
+    return cast("torch.Tensor", _SumOfSquares.apply(x))
+
+
+class _SumOfSquares(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return torch.linalg.vector_norm(x).square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return x * (2.0 * grad_output)
 
 
 class _SparseLinear(torch.autograd.Function):

@@ -14,6 +14,7 @@ from torch.nn.functional import softplus
 
 from ._compat import MODULE_KEYS
 from ._likelihoods import log_nb, log_normal, log_poisson, log_zinb
+from ._linear import sum_of_squares
 from ._mmd import mmd
 from ._nn import ConditionLinear, Decoder, Encoder, Table
 
@@ -396,7 +397,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
     def _response_prior(self) -> torch.Tensor:
         """Negative log density of the responses under their normal prior, up to a constant."""
         zero = self.decoder.first.linear.bias.new_zeros(())
-        squares = sum((response.square().sum() for response in self.decoder.responses()), zero)
+        squares = sum((sum_of_squares(response) for response in self.decoder.responses()), zero)
         # two conditions then differ by a normal with standard deviation `response_scale`
         return squares / self.response_scale**2
 
