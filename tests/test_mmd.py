@@ -57,6 +57,31 @@ def test_value_and_gradient_in_float32_against_float64(sizes, offset, scale):
     assert found_grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("kernel", ["trvae", "median"])
+def test_fifty_groups_in_float32_against_float64(kernel):
+    """Activations as they occur: a batch of 512, 128 of them, not negative."""
+    x = torch.relu(torch.randn(512, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    groups = torch.arange(512) % 50
+    x = (x + 0.01 * groups[:, None]).float().double()
+
+    def reference(x):
+        distances = x.square().sum(1)[:, None] + x.square().sum(1) - 2 * x @ x.T  # in double precision, good to 1e-13
+        above = distances.detach()[torch.triu(torch.ones_like(distances, dtype=torch.bool), 1)]
+        variances = TRVAE_BANDWIDTHS if kernel == "trvae" else [float(above.median()) * 2.0**i for i in range(-2, 3)]
+        distances = distances * (1 - torch.eye(512, dtype=x.dtype))
+        gram = sum(torch.exp(-distances / (2 * v)) for v in variances) / len(variances)
+        members = torch.nn.functional.one_hot(groups).to(x.dtype)
+        members = members / members.sum(dim=0)
+        means = members.T @ gram @ members
+        pairs = list(itertools.combinations(range(50), 2))
+        return sum(means[a, a] + means[b, b] - 2 * means[a, b] for a, b in pairs) / len(pairs)
+
+    value, grad = gradient(reference, x)
+    found, found_grad = gradient(lambda x: mmd(x, groups, kernel=kernel), x.float())
+    assert found == pytest.approx(value, rel=1e-5)
+    assert torch.linalg.norm(found_grad - grad) / torch.linalg.norm(grad) < 1e-5
+
+
 @pytest.mark.parametrize("sizes", [(2, 2), (1, 3), (2, 1, 1)])
 def test_tiny_groups(sizes):
     x, groups = draw(sizes, d=3)
