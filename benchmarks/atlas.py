@@ -8,8 +8,7 @@ generates cells of two conditions and eight types, a block at a time, and writes
 (`predict from disk`). Every stage is a process of its own, so that its peak resident memory is its own; `--stage` runs
 one. Writes `benchmarks/results/atlas.{csv,md}`; a million cells take about 3 GB in `--folder`.
 
-Asked: at most 3 GB of peak memory in training and prediction from disk, and at least half of the cells per second of
-training in memory.
+Training and prediction from disk should stay below 3 GB, and training at least half as fast as in memory.
 """
 
 from __future__ import annotations

@@ -130,11 +130,12 @@ class TRVAETrainingPlan(TrainingPlan):
     def get_optimizer_creator(self) -> Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]:
         """As upstream, but Adam in one pass over all parameters."""
         classes = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
-        # Lightning does not clip gradients for such an optimizer in mixed precision
-        if self.optimizer_name not in classes or isinstance(self.trainer.precision_plugin, MixedPrecision):
+        if self.optimizer_name not in classes:
             return super().get_optimizer_creator()
+        # Lightning does not clip the gradients of a fused optimizer in mixed precision
+        fused = None if isinstance(self.trainer.precision_plugin, MixedPrecision) else True
         settings = {"lr": self.lr, "eps": self.eps, "weight_decay": self.weight_decay}
-        return functools.partial(classes[self.optimizer_name], fused=True, **settings)
+        return functools.partial(classes[self.optimizer_name], fused=fused, **settings)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam, with the cycle unless `reduce_lr_on_plateau` asks for another schedule."""
