@@ -54,8 +54,8 @@ def test_every_condition_has_a_linear_output_layer_of_its_own(n_samples):
     condition = torch.tensor([2, 0, 2, 2, 1, 0, 1, 2, 0])  # not all, in no order
     result = layer(hidden, condition)
     for row, code in enumerate(condition.tolist()):
-        weight = layer.shared.weight + layer.response.row(code).T
-        expected = hidden[..., row, :] @ weight.T + layer.shared.bias + layer.offset.row(code)
+        weight = layer.shared.weight + layer.response.rows[code].T
+        expected = hidden[..., row, :] @ weight.T + layer.shared.bias + layer.offset.rows[code]
         torch.testing.assert_close(result[..., row, :], expected)
     result.sum().backward()
     assert (layer.response.weight.grad[3] == 0).all()
@@ -160,7 +160,7 @@ def test_transform_batch_decodes_with_another_condition(condition_layer):
     swapped = module.generative(**arguments, transform_batch=2)
     direct = module.generative(**{**arguments, "batch_index": torch.full((N, 1), 2)})
     assert torch.equal(swapped["px"].mu, direct["px"].mu)
-    assert torch.equal(swapped["theta"], module.log_theta.row(2).exp().expand(N, -1))
+    assert torch.equal(swapped["theta"], module.log_theta.rows[2].exp().expand(N, -1))
     assert not torch.equal(swapped["px"].mu, module.generative(**arguments)["px"].mu)
 
 

@@ -46,11 +46,6 @@ class Table(nn.Module):
         """All rows, without a gradient."""
         return (self.weight if self.new is None else torch.cat((self.weight, self.new))).detach()
 
-    def row(self, code: int) -> torch.Tensor:
-        """The row of one category."""
-        n_old = len(self.weight)
-        return self.weight[code] if self.new is None or code < n_old else self.new[code - n_old]
-
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """The rows of `n` categories, for rows that are vectors."""
         if self.new is None:
