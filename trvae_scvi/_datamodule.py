@@ -21,7 +21,7 @@ from ._compat import (
     registered_var_names,
 )
 from ._registry import make_registry, own_registry
-from ._validation import ValueSummary, check_summary
+from ._validation import ValueSummary, check_summary, summarize_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,13 +81,7 @@ class CheckBatches(Callback):
         if x.layout != torch.strided:  # it is on the device by now, where a sparse batch came cheaper
             x = x.to_dense()
         batch[REGISTRY_KEYS.X_KEY] = x = x.float()
-        totals = x.abs().sum(dim=1)
-        # in one piece, as every number that leaves the device waits for all before it
-        finite, minimum, integer, n_empty = torch.stack(
-            [torch.isfinite(totals).all(), x.min(), (x == x.round()).all(), (totals == 0).sum()]
-        ).tolist()
-        summary = ValueSummary(bool(finite), minimum, bool(integer), int(n_empty))
-        check_summary(summary, "a batch of the data module", self.gene_likelihood)
+        check_summary(summarize_tensor(x), "a batch of the data module", self.gene_likelihood)
 
 
 class DataModuleMixin(BaseModelClass):
@@ -163,8 +157,8 @@ class DataModuleMixin(BaseModelClass):
         Examples
         --------
         >>> files = ["atlas_1.h5ad", "atlas_2.h5ad"]
-        >>> dm = trvae_scvi.TRVAE.setup_annbatch("atlas.zarr", files, labels_key="cell_type")  # doctest: +SKIP
-        >>> model = trvae_scvi.TRVAE(registry=dm.registry)  # doctest: +SKIP
+        >>> dm = tv.TRVAE.setup_annbatch("atlas.zarr", files, labels_key="cell_type")  # doctest: +SKIP
+        >>> model = tv.TRVAE(registry=dm.registry)  # doctest: +SKIP
         >>> model.train(datamodule=dm)  # doctest: +SKIP
         >>> latent = model.get_latent_representation(dataloader=dm.inference_dataloader())  # doctest: +SKIP
         """

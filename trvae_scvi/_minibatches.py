@@ -23,7 +23,7 @@ from ._compat import (
     registered_covariates,
     registered_var_names,
 )
-from ._validation import ValueSummary, check_summary, plain_list
+from ._validation import check_summary, plain_list, summarize_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -220,7 +220,7 @@ class LoaderMinibatches:
             msg = f"Expected a dictionary of tensors, found a {type(tensors).__name__} as {where}."
             raise TypeError(msg)
         x = _table(tensors, REGISTRY_KEYS.X_KEY, where, (None, len(self.var)))
-        check_summary(_summary(x), where, self._gene_likelihood)
+        check_summary(summarize_tensor(x), where, self._gene_likelihood)
         checked, columns = {REGISTRY_KEYS.X_KEY: x}, dict[str, np.ndarray]()
         for key, known in self._categories.items():
             if key == REGISTRY_KEYS.LABELS_KEY and tensors.get(key) is None:
@@ -269,13 +269,6 @@ def _table(tensors: Mapping[str, Any], key: str, where: str, shape: tuple[int | 
         msg = f"Expected {expected} values for key {key!r} of {where}, found {' x '.join(map(str, values.shape))}."
         raise ValueError(msg)
     return values
-
-
-def _summary(x: torch.Tensor) -> ValueSummary:
-    totals = x.abs().sum(dim=1)
-    finite = bool(torch.isfinite(totals).all())
-    integer = finite and bool((x == x.round()).all())
-    return ValueSummary(finite, float(x.min()) if x.numel() else 0.0, integer, int((totals == 0).sum()))
 
 
 def _codes(codes: torch.Tensor, categories: np.ndarray, what: str) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from scipy import sparse
 
@@ -33,6 +34,7 @@ __all__ = [
     "check_var_names",
     "get_values",
     "plain_list",
+    "summarize_tensor",
     "summarize_values",
 ]
 
@@ -147,6 +149,18 @@ def summarize_values(x: Any) -> ValueSummary:
     return ValueSummary(finite, minimum, integer, n_empty)
 
 
+def summarize_tensor(x: torch.Tensor) -> ValueSummary:
+    """As :func:`summarize_values`, for a dense minibatch on any device."""
+    if x.numel() == 0:
+        return ValueSummary(True, 0.0, True, len(x))
+    totals = x.abs().sum(dim=1)
+    # in one piece, as every number that leaves the device waits for all before it
+    finite, minimum, integer, n_empty = torch.stack(
+        [torch.isfinite(totals).all(), x.min(), (x == x.round()).all(), (totals == 0).sum()]
+    ).tolist()
+    return ValueSummary(bool(finite), minimum, bool(finite and integer), int(n_empty))
+
+
 def check_counts(summary: ValueSummary, where: str, gene_likelihood: str) -> None:
     """Raise a ValueError unless the values are counts with which every cell has a library size."""
     _check_finite(summary, where)
@@ -243,7 +257,7 @@ def check_known_conditions(column: pd.Series, known: np.ndarray) -> None:
     if unknown:
         msg = (
             f"`adata.obs[{column.name!r}]` holds conditions the model does not know: {unknown}. "
-            f"It was trained on {plain_list(known)}."
+            f"It was trained on {plain_list(known)}. Leave these cells out, or map them with `TRVAE.load_query_data`."
         )
         raise ValueError(msg)
 
