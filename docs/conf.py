@@ -15,15 +15,17 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
-    "sphinx_autodoc_typehints",
+    "sphinx_autodoc_typehints",  # after napoleon
+    "scanpydoc.definition_list_typed_field",
+    "scanpydoc.elegant_typehints",
     "sphinx_copybutton",
     "sphinx_design",
     "sphinxcontrib.bibtex",
     "sphinxcontrib.katex",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "**.ipynb_checkpoints"]
-nitpicky = False
+html_static_path = ["_static"]
+exclude_patterns = ["_build", "**.ipynb_checkpoints", "tutorials/README.md"]
 
 # API pages: the public names of a module are those in its __all__.
 autosummary_generate = True
@@ -31,12 +33,17 @@ autosummary_ignore_module_all = False
 autosummary_imported_members = True
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
+napoleon_use_ivar = True  # fields of named tuples are members, too
 napoleon_use_rtype = True
-typehints_defaults = "braces"
 always_use_bars_union = True
+typehints_document_rtype_none = False
+# What is only imported where annbatch is installed.
+autodoc_mock_imports = ["annbatch", "zarrs"]
 
-# Notebooks are saved with their outputs.
+# Notebooks are saved with their outputs; progress bars go to stderr.
 nb_execution_mode = "off"
+nb_merge_streams = True
+nb_output_stderr = "remove"
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 # README.md and CONTRIBUTING.md link to files of the repository that are no pages here.
@@ -45,15 +52,44 @@ suppress_warnings = ["myst.xref_missing"]
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 
-intersphinx_mapping = {
-    "anndata": ("https://anndata.readthedocs.io/en/stable/", None),
-    "numpy": ("https://numpy.org/doc/stable/", None),
-    "pandas": ("https://pandas.pydata.org/docs/", None),
-    "python": ("https://docs.python.org/3/", None),
-    "scanpy": ("https://scanpy.readthedocs.io/en/stable/", None),
-    "scvi-tools": ("https://docs.scvi-tools.org/en/stable/", None),
-    "torch": ("https://docs.pytorch.org/docs/stable/", None),
+# Without a network every inventory falls back to an empty one, and names of other packages are no links.
+_SITES = {
+    "anndata": "https://anndata.readthedocs.io/en/stable/",
+    "lightning": "https://lightning.ai/docs/pytorch/stable/",
+    "matplotlib": "https://matplotlib.org/stable/",
+    "mudata": "https://mudata.readthedocs.io/stable/",
+    "numpy": "https://numpy.org/doc/stable/",
+    "pandas": "https://pandas.pydata.org/docs/",
+    "python": "https://docs.python.org/3/",
+    "scanpy": "https://scanpy.readthedocs.io/en/stable/",
+    "scipy": "https://docs.scipy.org/doc/scipy/",
+    "scvi-tools": "https://docs.scvi-tools.org/en/stable/",
+    "torch": "https://docs.pytorch.org/docs/stable/",
 }
+intersphinx_mapping = {name: (url, (None, "empty.inv")) for name, url in _SITES.items()}
+intersphinx_timeout = 10
+qualname_overrides = {
+    "lightning.pytorch.core.datamodule.LightningDataModule": "lightning.pytorch.core.LightningDataModule",
+    "mudata._core.mudata.MuData": "mudata.MuData",
+    "pandas.core.series.Series": "pandas.Series",
+    "scvi.data._manager.AnnDataManager": "scvi.data.AnnDataManager",
+    "scvi.module.base._base_module.LossOutput": "scvi.module.base.LossOutput",
+    "torch.nn.modules.module.Module": "torch.nn.Module",
+    "trvae_scvi._intervals.ModelError": "trvae_scvi.benchmark.ModelError",
+    "trvae_scvi.benchmark._holdout.HoldOut": "trvae_scvi.benchmark.HoldOut",
+    "trvae_scvi.benchmark._holdout.Pairs": "trvae_scvi.benchmark.Pairs",
+    "trvae_scvi.datasets._simulation.SimulatedPerturbation": "trvae_scvi.datasets.SimulatedPerturbation",
+    "trvae_scvi.mapping._genes.GeneComparison": "trvae_scvi.mapping.GeneComparison",
+}
+nitpicky = True
+_OTHERS = "anndata|collections|joblib|lightning|matplotlib|mudata|numpy|os|pandas|scanpy|scipy|scvi|torch|typing"
+nitpick_ignore_regex = [
+    ("py:.*", rf"({_OTHERS})\..*"),
+    ("py:.*", r"(np|pd|sparse)\..*|AnnData|AnnOrMuData"),  # annotations read as text
+    ("py:class", r"trvae_scvi\._nn\.Table|trvae_scvi\._disk\..*"),
+    # of the standard library, and written without their module by docstrings that are inherited
+    ("py:.*", "str|int|float|bool|dict|list|tuple|type|object|None|Ellipsis|[A-Z][a-z]*Error"),
+]
 
 html_theme = "sphinx_book_theme"
 html_title = project
