@@ -25,6 +25,7 @@ extensions = [
 ]
 templates_path = ["_templates"]
 html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 exclude_patterns = ["_build", "**.ipynb_checkpoints", "tutorials/README.md"]
 
 # API pages: the public names of a module are those in its __all__.
