@@ -323,6 +323,8 @@ def test_wrong_columns_are_named(files, datamodule, tmp_path):
         tv.TRVAE.setup_annbatch(tmp_path / "new.zarr", files, continuous_covariate_keys=["donor"])
     with pytest.raises(KeyError, match="layers/spliced"):
         tv.TRVAE.setup_annbatch(tmp_path / "new.zarr", files, layer="spliced")
+    with pytest.raises(ValueError, match="is the column of conditions"):
+        tv.TRVAE.setup_annbatch(tmp_path / "new.zarr", files, labels_key="condition")
     assert not (tmp_path / "new.zarr").exists()
 
 

@@ -11,7 +11,15 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from trvae_scvi.benchmark import baseline_predictions, mean_of_others, mean_shift, no_change
+from trvae_scvi.benchmark import (
+    baseline_predictions,
+    fold_change,
+    mean_of_others,
+    mean_shift,
+    no_change,
+    pca_shift,
+    ridge_shift,
+)
 from trvae_scvi.metrics import log_normalize, score_arrays
 
 NAMES = ["no change", "mean of others", "mean shift", "PCA shift", "ridge", "fold change"]
@@ -86,6 +94,29 @@ def test_pure_functions_refuse():
         mean_shift(np.ones((1, 1)), {"a": np.ones((1, 1))}, {"b": np.ones((1, 1))})
 
 
+@pytest.mark.parametrize("make", [sparse.csr_matrix, sparse.csr_array, sparse.csc_matrix])
+def test_sparse_cells_give_the_same_array(make):
+    rng = np.random.default_rng(0)
+    control = rng.poisson(1.0, size=(7, 5)).astype(np.float32)
+    controls, targets = ({name: rng.poisson(1.0, size=(6, 5)).astype(np.float32) for name in "abc"} for _ in range(2))
+    given = make(control), *({name: make(cells) for name, cells in side.items()} for side in (controls, targets))
+    for method in (mean_shift, fold_change, pca_shift, ridge_shift):
+        expected, found = method(control, controls, targets), method(*given)
+        assert type(found) is np.ndarray
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    if make is not sparse.csc_matrix:  # which cannot be cut by rows
+        np.testing.assert_array_equal(mean_of_others(given[2]), mean_of_others(targets), strict=True)
+    np.testing.assert_array_equal(no_change(given[0]), control, strict=True)
+
+
+@pytest.mark.parametrize("theta", [0.0, -1.0, np.nan])
+def test_fold_change_refuses_dispersions(theta):
+    cells = {"a": np.ones((2, 3))}
+    with pytest.raises(ValueError, match="`theta` above 0"):
+        fold_change(np.ones((2, 3)), cells, cells, theta=theta)
+
+
 # ---- AnnData helper
 
 
@@ -149,18 +180,26 @@ def test_missing_labels_belong_to_no_group(adata):
 
 
 @pytest.mark.parametrize(
-    ("change", "match"),
+    ("change", "error", "match"),
     [
-        ({"group_key": "type"}, "column 'type'"),
-        ({"condition_key": "cond"}, "column 'cond'"),
-        ({"control": "drug"}, "two conditions, found 'drug'"),
-        ({"group": "e"}, "none with kind 'e' and state 'ctrl'"),
-        ({"target": "absent"}, "'ctrl' and 'absent', found none among"),
+        ({"group_key": "type"}, KeyError, "column 'type'"),
+        ({"condition_key": "cond"}, KeyError, "column 'cond'"),
+        ({"layer": "nope"}, KeyError, "Layer 'nope'"),
+        ({"control": "drug"}, ValueError, "two conditions, found 'drug'"),
+        ({"group": "e"}, ValueError, "none with kind 'e' and state 'ctrl'"),
+        ({"target": "absent"}, ValueError, "'ctrl' and 'absent', found none among"),
     ],
 )
-def test_baseline_predictions_refuse(adata, change, match):
-    with pytest.raises(ValueError, match=match):
+def test_baseline_predictions_refuse(adata, change, error, match):
+    with pytest.raises(error, match=match):
         baseline_predictions(adata, **{**KEYS, **change})
+
+
+def test_the_column_of_conditions_has_a_default_name(adata):
+    expected = baseline_predictions(adata, **KEYS)
+    adata.obs = adata.obs.rename(columns={"state": "condition"})
+    found = baseline_predictions(adata, **{name: value for name, value in KEYS.items() if name != "condition_key"})
+    np.testing.assert_array_equal(found["mean shift"], expected["mean shift"])
 
 
 def test_no_other_group_with_both_conditions(adata):

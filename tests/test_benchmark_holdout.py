@@ -122,6 +122,14 @@ def test_hold_out_refuses_what_is_not_there(adata):
         hold_out(adata, **{**PAIR, "target": "other"})
     with pytest.raises(KeyError, match="Layer 'nope'"):
         hold_out(adata, **PAIR, layer="nope")
+    with pytest.raises(ValueError, match="two conditions, found 'control' as `control` and as `target`"):
+        hold_out(adata, **{**PAIR, "target": "control"})
+
+
+def test_the_column_of_conditions_has_a_default_name(adata):
+    pair = {name: value for name, value in PAIR.items() if name != "condition_key"}
+    assert hold_out(adata, **pair)[0].condition_key == "condition"
+    assert hold_out_pairs(adata, group_key="cell_type", control="control").pairs[0] == ("type_1", "stimulated")
 
 
 # ---- which pairs

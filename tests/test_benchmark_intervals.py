@@ -82,6 +82,16 @@ def test_calibration_with_a_trained_model_changes_nothing_of_the_callers(simulat
     assert set(simulated.uns) == set(before.uns)
 
 
+@pytest.mark.parametrize(("level", "error"), [(0, ValueError), (1, ValueError), (90, ValueError), ("0.9", TypeError)])
+def test_levels_are_probabilities(level, error):
+    row = {"change": 1.0, "standard_error": 0.3, "change_real": 0.5, "responsive": True}
+    table = pd.DataFrame([row, row])
+    with pytest.raises(error, match="`level`"):
+        benchmark.fit_model_error([table], level=level)
+    with pytest.raises(error, match="`level`"):
+        benchmark.coverage_table({"a": table}, (0.4, 0.0), level=level)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [

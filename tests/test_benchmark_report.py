@@ -177,7 +177,7 @@ def test_report_of_a_run(tmp_path):
 
 
 def test_refuses_other_tables(tmp_path):
-    with pytest.raises(ValueError, match=r"rows without \['seed', 'skill'\]"):
+    with pytest.raises(KeyError, match=r"rows without \['seed', 'skill'\]"):
         write_report(make_table().drop(columns=["seed", "skill"]), tmp_path / "report.html")
     with pytest.raises(ValueError, match="found 0 rows"):
         write_report(make_table().iloc[:0], tmp_path / "report.html")

@@ -111,6 +111,21 @@ def test_table_agrees_with_compare_predictions():
     assert by_method["copy"] == by_method["no change"] < 0
 
 
+def test_compare_predictions_refuses_other_genes_and_taken_names(adata):
+    own = adata[(adata.obs["cell_type"] == "type_1") & (adata.obs["condition"] == "control")]
+    pair = {"group_key": "cell_type", "group": "type_1", "control": "control", "target": "drug"}
+    with pytest.raises(ValueError, match=r"`predictions\['x'\]` and `adata` in the same order"):
+        compare_predictions({"ok": own, "x": own[:, ::-1]}, adata, **pair)
+    renamed = own.copy()
+    renamed.var_names = [f"other_{name}" for name in own.var_names]
+    with pytest.raises(ValueError, match=r"the same genes in `predictions\['x'\]` and `adata`"):
+        compare_predictions({"x": renamed}, adata, **pair)
+    for name in ("mean shift", "noise ceiling"):
+        with pytest.raises(ValueError, match=rf"other than those of the baselines .* found \['{name}'\]"):
+            compare_predictions({name: own}, adata, **pair)
+    assert compare_predictions({"x": own}, adata, **pair)["method"].iloc[0] == "x"
+
+
 def test_counts_and_log_normalised_predictions_are_scored_alike(adata):
     methods = {
         "counts": lambda holdout: holdout.control,

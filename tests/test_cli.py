@@ -33,6 +33,13 @@ def test_help_explains_every_command():
         assert len(run(command, "--help")) > 200
 
 
+def test_help_does_not_ask_for_counts_where_others_are_taken():
+    for command in ("train", "predict", "evaluate"):
+        arguments = run(command, "--help").split("Options")[0]
+        assert ".h5ad file with the cells" in arguments
+        assert "counts" not in arguments
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "report"
@@ -72,8 +79,11 @@ def test_train_then_predict(file, tmp_path):
     prediction = anndata.read_h5ad(out)
     assert prediction.n_obs == ((data.obs["kind"] == "type_2") & (data.obs["drug"] == "control")).sum()
     assert f"{prediction.n_obs} predicted cells" in text
-    run("predict", file, "--model", model, "--target", "stimulated", "--out", out, "--method", "mean")
-    assert anndata.read_h5ad(out).uns["trvae"]["scale"] == "expected counts"
+    again = ["predict", file, "--model", model, "--target", "stimulated", "--method", "mean", "--out"]
+    assert "is there already. Name another file with --out." in run(*again, out, code=1)
+    assert anndata.read_h5ad(out).uns["trvae"]["scale"] == "counts"
+    run(*again, tmp_path / "mean.h5ad")
+    assert anndata.read_h5ad(tmp_path / "mean.h5ad").uns["trvae"]["scale"] == "expected counts"
 
 
 @pytest.mark.parametrize("likelihood", ["nb", "mse"])
@@ -121,6 +131,7 @@ def test_evaluate(file, tmp_path, likelihood):
         (["train", "--out", "m", "--condition-key", "drug", "--holdout", "type_1"], "go together"),
         (["train", "--out", ".", "--condition-key", "drug"], "there already"),
         (["train", "--out", "m", "--condition-key", "drug", "--layer", "nope"], "Layer 'nope'"),
+        (["predict", "--model", ".", "--target", "stimulated"], "with a file 'model.pt', found none in"),
     ],
 )
 def test_errors_are_messages(file, arguments, message, tmp_path, monkeypatch):

@@ -56,6 +56,18 @@ def test_the_source_keeps_its_covariates(model, control):
     assert (kept.X.toarray()[~own_lab] != given[~own_lab]).any()
 
 
+def test_the_effect_with_covariates_is_that_of_the_prediction_with_them(model, control):
+    effect = model.get_perturbation_effect(control, target="stimulated", covariates=ASKED).set_index("variable")
+    predicted = model.predict_perturbation(control, target="stimulated", covariates=ASKED)
+    x, p = (1e4 * cells.X.toarray() / cells.X.toarray().sum(axis=1, keepdims=True) for cells in (control, predicted))
+    np.testing.assert_allclose(effect["change"], np.log1p(p).mean(0) - np.log1p(x).mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(effect["log_fc"], np.log2((p.mean(0) + 1) / (x.mean(0) + 1)), rtol=1e-4, atol=1e-5)
+    own = model.get_perturbation_effect(control, target="stimulated").set_index("variable")
+    assert (effect["change"] - own["change"]).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="`covariates` among the registered"):
+        model.get_perturbation_effect(control, target="stimulated", covariates={"sex": "f"})
+
+
 @pytest.mark.parametrize(
     ("covariates", "error", "match"),
     [
@@ -75,3 +87,13 @@ def test_bad_covariates_are_refused(adata, control, covariates, error, match):
 
 def _dense(prediction):
     return prediction.X if isinstance(prediction.X, np.ndarray) else prediction.X.toarray()
+
+
+def test_a_category_of_a_covariate_that_the_model_does_not_know_is_named(adata, control):
+    model = make_trained(adata, SETUP)
+    cells = control.copy()
+    cells.obs["donor"] = "stranger"
+    with pytest.raises(ValueError, match=r"holds categories the model does not know: \['stranger'\].*load_query_data"):
+        model.predict_perturbation(cells, target="stimulated")
+    with pytest.raises(ValueError, match="does not know"):
+        model.get_perturbation_effect(cells, target="stimulated")

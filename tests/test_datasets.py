@@ -97,6 +97,19 @@ def test_simulation_refuses(arguments):
         tv.datasets.simulate_perturbation(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("targets", "error", "match"),
+    [
+        ("drug", TypeError, r"found the text 'drug'. Write \['drug'\]"),
+        (["a", "a"], ValueError, r"different `targets`, none of them 'control', found \['a', 'a'\]"),
+        (["a", "control"], ValueError, r"found \['a', 'control'\]"),
+    ],
+)
+def test_simulation_refuses_targets(targets, error, match):
+    with pytest.raises(error, match=match):
+        tv.datasets.simulate_perturbation(targets=targets)
+
+
 def published(shape, columns):
     obs = pd.DataFrame({name: np.resize(values, shape[0]) for name, values in columns.items()})
     obs.index = obs.index.astype(str)

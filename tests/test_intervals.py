@@ -65,3 +65,16 @@ def test_nothing_is_added_where_sampling_covers_enough():
     change, sampling, real, responsive = populations(ModelError(0.0, 0.0))
     wide = [10.0 * s for s in sampling]
     assert calibrate(change, wide, real, responsive, level=0.9) == ModelError(0.0, 0.0)
+
+
+def test_responsive_variables_are_covered_where_their_predicted_changes_say_nothing():
+    # all are predicted to change by next to nothing, and a few do: no share of a change covers these
+    rng = np.random.default_rng(0)
+    responsive = np.arange(1000) < 100
+    change = [0.01 * rng.standard_normal(1000) for _ in range(2)]
+    sampling = [np.full(1000, 0.05) for _ in change]
+    real = [c + 0.05 * rng.standard_normal(1000) + responsive * rng.normal(0.0, 0.5, 1000) for c in change]
+    error = calibrate(change, sampling, real, [responsive, responsive], level=0.9)
+    inside = [np.abs(r - c) <= margin(c, s, error, 0.9) for c, s, r in zip(change, sampling, real, strict=True)]
+    assert 0.9 <= np.mean([values[responsive].mean() for values in inside]) < 0.93
+    assert error.share <= 2.0  # not a bound of the search, with intervals that say nothing

@@ -266,9 +266,18 @@ def test_score_arrays_holds_each_metric_on_both_gene_sets(cells):
         np.testing.assert_array_equal(frame.loc[frame["genes"] == name, "value"], expected)
 
 
-def test_score_arrays_refuses_too_few_genes(cells):
-    with pytest.raises(ValueError, match=r"number of genes \(12\), found 100"):
-        m.score_arrays(*cells)
+def test_all_genes_are_the_top_genes_if_there_are_fewer(cells):
+    pred, real, control = cells
+    for score in (
+        lambda **kwargs: m.score_arrays(pred, real, control, max_cells=20, **kwargs),
+        lambda **kwargs: m.noise_ceiling(real, control, n_splits=2, **kwargs),
+    ):
+        pd.testing.assert_frame_equal(score(), score(n_top_genes=12))
+        with pytest.raises(ValueError, match=r"from 1 to the number of genes \(12\), found 0"):
+            score(n_top_genes=0)
+    adatas = [ad.AnnData(x) for x in cells]
+    scores = m.score_prediction(*adatas, counts=False, max_cells=20)
+    pd.testing.assert_frame_equal(scores, m.score_arrays(pred, real, control, n_top_genes=12, max_cells=20))
 
 
 def test_noise_ceiling_is_the_mean_over_random_halves(cells):
@@ -359,11 +368,11 @@ def test_skill_refuses_tables_that_are_not_tidy():
         m.skill(good, reference=tidy(pearson_change=1.0), ceiling=good)
     with pytest.raises(ValueError, match="several for .*'mse_means'"):
         m.skill(pd.concat([good, good]), reference=good, ceiling=good)
-    with pytest.raises(ValueError, match=r"in `ceiling`, found no \['genes'\]"):
+    with pytest.raises(KeyError, match=r"in `ceiling`, found no \['genes'\]"):
         m.skill(good, reference=good, ceiling=good.drop(columns="genes"))
     with pytest.raises(ValueError, match=r"found \['accuracy'\]"):
         m.skill(tidy(accuracy=1.0), reference=good, ceiling=good)
-    with pytest.raises(ValueError, match="Expected a column 'skill'"):
+    with pytest.raises(KeyError, match="Expected a column 'skill'"):
         m.mean_skill(good)
 
 
@@ -422,7 +431,7 @@ def test_score_prediction_checks_genes(adatas):
 
 def test_score_prediction_names_what_is_wrong(adatas):
     pred, real, control = adatas
-    with pytest.raises(ValueError, match=r"layer 'counts' in `pred`, found the layers \[\]"):
+    with pytest.raises(KeyError, match=r"layer 'counts' in `pred`, found the layers \[\]"):
         m.score_prediction(pred, real, control, n_top_genes=3, layer="counts")
     pred = pred.copy()
     pred.X = None

@@ -161,6 +161,12 @@ def unchanged(adata, action, error, match):
         ({"no_such_option": 1}, TypeError, "no_such_option"),
         ({"batch_key": "condition"}, TypeError, "batch_key.*`condition_key`"),
         ({"condition_key": ["condition"]}, TypeError, "to name a column"),
+        ({"labels_key": "condition"}, ValueError, "labels_key='condition'` is the column of conditions"),
+        (
+            {"categorical_covariate_keys": ["donor", "condition"]},
+            ValueError,
+            "`categorical_covariate_keys` holds 'condition', the column of conditions",
+        ),
     ],
 )
 def test_set_up_refuses_wrong_arguments(adata, arguments, error, match):
@@ -220,6 +226,14 @@ def test_what_is_no_anndata(adata):
 def test_numpy_integers_are_integers(adata):
     tv.TRVAE.setup_anndata(adata)
     assert tv.TRVAE(adata, n_hidden=np.int64(16)).module.decoder.first.linear.weight.shape[0] == 16
+
+
+def test_a_dose_may_be_condition_or_covariate_but_not_both(adata):
+    adata.obs["dose"] = np.resize([0.0, 0.1, 1.0], adata.n_obs)
+    arguments = {"condition_key": "dose", "continuous_covariate_keys": ["dose"]}
+    match = "`continuous_covariate_keys` holds 'dose', the column of conditions"
+    unchanged(adata, lambda a: tv.TRVAE.setup_anndata(a, **arguments), ValueError, match)
+    tv.TRVAE.setup_anndata(adata, "dose", continuous_covariate_keys=["age"])
 
 
 def test_a_view_must_be_copied(adata):
@@ -295,6 +309,9 @@ def test_mse_warns_of_counts_and_takes_other_values(adata):
         ({"n_hidden": "64"}, "`n_hidden` to be an integer"),
         ({"n_latent": 2.5}, "`n_latent` to be an integer"),
         ({"mmd_weight": None}, "`mmd_weight` to be a number"),
+        ({"encode_condition": "no"}, "`encode_condition` to be True or False, found 'no'"),
+        ({"nonnegative_output": None}, "`nonnegative_output` to be True or False"),
+        ({"mmd_balance_labels": 0}, "`mmd_balance_labels` to be True or False"),
     ],
 )
 def test_unknown_option_values(adata, option, match):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from scvi import REGISTRY_KEYS
 from torch import nn
 
-from trvae_scvi import TRVAEModule
+from trvae_scvi import TRVAE, TRVAEModule
 from trvae_scvi._mmd import mmd
 from trvae_scvi._nn import ConditionLinear, CovariateLinear
 
@@ -32,6 +34,17 @@ def make(**kwargs):
     torch.manual_seed(0)
     kwargs = {"n_batch": 3, "n_cats_per_cov": (4,), "n_continuous_cov": 2, "hidden_sizes": (16, 8), **kwargs}
     return TRVAEModule(GENES, **kwargs)
+
+
+def test_defaults_are_those_of_the_model():
+    models, modules = ({n: p.default for n, p in inspect.signature(c).parameters.items()} for c in (TRVAE, TRVAEModule))
+    shared = set(models) & set(modules)
+    assert {"mmd_kernel", "mmd_weight", "response_scale", "n_latent"} <= shared
+    # None stands for whether there are labels, which a module cannot know
+    assert (models.pop("mmd_balance_labels"), modules.pop("mmd_balance_labels")) == (None, False)
+    shared.remove("mmd_balance_labels")
+    assert {name: modules[name] for name in shared} == {name: models[name] for name in shared}
+    assert modules["hidden_sizes"] == (models["n_hidden"],) * models["n_layers"]
 
 
 def test_table_rows_are_a_one_hot_in_a_wider_product():
@@ -106,7 +119,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(likelihood, dispersion, mmd_on):
     torch.testing.assert_close(loss.kl_local["kl_local"], kl, rtol=1e-4, atol=1e-5)
     activations = {"y": generative["first_layer"], "z": inference["z"], None: None}[mmd_on]
     codes = batch[REGISTRY_KEYS.BATCH_KEY].squeeze(1)
-    discrepancy = mmd(activations, codes) if mmd_on else torch.tensor(0.0)
+    discrepancy = mmd(activations, codes, kernel="median") if mmd_on else torch.tensor(0.0)
     torch.testing.assert_close(loss.extra_metrics["mmd"], discrepancy)
     expected = (-0.5 * log_p + 0.25 * kl).mean() + 7.0 * discrepancy
     torch.testing.assert_close(loss.loss, expected, rtol=1e-4, atol=1e-3)

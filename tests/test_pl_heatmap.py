@@ -187,9 +187,9 @@ def test_score_heatmap_draws_into_given_axes_and_changes_no_setting(frame, monke
 
 
 def test_score_heatmap_refuses(frame):
-    with pytest.raises(ValueError, match=r"found no \['group'\]. Name a single group with"):
+    with pytest.raises(KeyError, match=r"found no \['group'\]. Name a single group with"):
         pl.score_heatmap(frame.drop(columns="group"))
-    with pytest.raises(ValueError, match=r"found no \['skills'\]"):
+    with pytest.raises(KeyError, match=r"found no \['skills'\]"):
         pl.score_heatmap(frame, value="skills")
     with pytest.raises(ValueError, match=r"genes 'top100', found only \['all', 'top5'\]"):
         pl.score_heatmap(frame, genes="top100")

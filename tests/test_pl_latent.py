@@ -135,14 +135,14 @@ def test_latent_umap_refuses_columns(adata):
         pl.latent_umap(adata, keys=["condition", "age"])
     with pytest.raises(ValueError, match=r"at most 20 categories in `adata.obs\['well'\]`.*found 21"):
         pl.latent_umap(adata, keys="well")
-    with pytest.raises(ValueError, match=r"out of the columns of `adata.obs`, .*found 'batch'"):
+    with pytest.raises(KeyError, match=r"out of the columns of `adata.obs`, .*found 'batch'"):
         pl.latent_umap(adata, keys="batch")
     with pytest.raises(ValueError, match="each once"):
         pl.latent_umap(adata, keys=["condition", "condition"])
 
 
 def test_latent_umap_refuses_representations(adata):
-    with pytest.raises(ValueError, match=r"'X_scVI' in `adata.obsm`, found \['X_trvae'\]. Store it"):
+    with pytest.raises(KeyError, match=r"'X_scVI' in `adata.obsm`, found \['X_trvae'\]. Store it"):
         pl.latent_umap(adata, basis="X_scVI")
     with pytest.raises(ValueError, match=r"at least 4 cells .*found shape \(3, 4\)"):
         pl.latent_umap(adata[:3])

@@ -27,18 +27,18 @@ def _close_figures():
 
 @pytest.fixture
 def cells():
-    """Control, real and predicted counts of four genes, the last without any count, the totals known."""
+    """Predicted, real and control counts of four genes, the last without any count, the totals known."""
     var = pd.DataFrame(index=["A", "B", "C", "zero"])
     counts = {
         "control": [[1, 1, 8, 0], [2, 3, 5, 0], [4, 4, 2, 0]],
         "real": [[5, 4, 1, 0], [7, 1, 2, 0]],
-        "predicted": [[6.5, 2.5, 1, 0], [6, 2, 2, 0], [5, 3, 2, 0], [8, 1, 1, 0]],
+        "pred": [[6.5, 2.5, 1, 0], [6, 2, 2, 0], [5, 3, 2, 0], [8, 1, 1, 0]],
     }
     return {kind: ad.AnnData(np.array(rows, dtype=np.float32), var=var.copy()) for kind, rows in counts.items()}
 
 
 def test_violin_frame_holds_every_cell_of_every_gene(cells):
-    frame = pl.violin_frame(**cells, genes=["B", "A"])
+    frame = pl.violin_frame(cells["pred"], cells["real"], cells["control"], ["B", "A"])
     assert frame.columns.tolist() == ["gene", "cells", "value"]
     sizes = frame.groupby(["gene", "cells"], sort=False).size()
     assert sizes.index.tolist() == [(gene, kind) for gene in "BA" for kind in KINDS]
@@ -118,8 +118,10 @@ def test_violin_refuses(cells):
         pl.violin(**cells, genes=[])
     with pytest.raises(ValueError, match="one axes per gene, found 1 for .*Pass 2 or none"):
         pl.violin(**cells, genes=["A", "B"], ax=plt.subplots()[1])
-    with pytest.raises(ValueError, match=r"genes of `predicted` and `real` in the same order"):
-        pl.violin(cells["control"], cells["real"], cells["predicted"][:, ::-1], ["A"])
+    with pytest.raises(ValueError, match=r"genes of `pred` and `real` in the same order"):
+        pl.violin(cells["pred"][:, ::-1], cells["real"], cells["control"], ["A"])
+    with pytest.raises(KeyError, match=r"layer 'raw' in `control`"):
+        pl.violin(**cells, genes="A", layer="raw")
     for adata in cells.values():
         adata.var_names = ["A", "A", "C", "zero"]
     with pytest.raises(ValueError, match=r"found several for \['A'\]"):

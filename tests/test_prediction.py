@@ -260,6 +260,7 @@ def test_concatenates_with_the_real_control(trained, control, tmp_path):
         ({"target": "nope"}, r"`target` among.*'control', 'stimulated'.*\['nope'\]"),
         ({"target": ["stimulated", "nope"]}, r"\['nope'\]"),
         ({"target": []}, "`target`"),
+        ({"target": ["stimulated", "stimulated"]}, r"list of different ones, found \['stimulated', 'stimulated'\]"),
         ({"target": "stimulated", "source": "nope"}, "`source` to be one of"),
         ({"target": "stimulated", "method": "median"}, "`method` to be one of"),
         ({"target": "stimulated", "library_size": 0.0}, "`library_size` above 0"),
@@ -465,3 +466,17 @@ def test_mmd_representation(trained, small):
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
     some = trained.get_mmd_representation(small.adata, indices=[3, 1])
     np.testing.assert_allclose(some, y[[3, 1]], rtol=1e-4, atol=1e-5)
+
+
+def test_cells_that_have_the_target_already_are_said_to_count_as_unchanged(trained, adata):
+    n = int((adata.obs["condition"] == "stimulated").sum())
+    with pytest.warns(UserWarning, match=rf"{n} of {adata.n_obs} cells were measured under a target already"):
+        trained.get_perturbation_effect(adata, target="stimulated")
+
+
+def test_a_mudata_is_refused_with_what_to_pass_instead(trained):
+    class MuData:
+        mod = {}
+
+    with pytest.raises(TypeError, match=r"found MuData. Pass one of its modalities, e.g. `mdata\['rna'\]`"):
+        trained.predict_perturbation(MuData(), target="stimulated")

@@ -100,6 +100,17 @@ def test_missing_column_is_named(adata, saved):
         tv.TRVAE.load(saved, adata)
 
 
+def test_a_folder_without_a_model_is_named(trained, saved, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "nowhere"):
+        with pytest.raises(FileNotFoundError, match=f"with a file 'model.pt', found none in '.*{folder.name}'"):
+            tv.TRVAE.load(folder)
+    with pytest.raises(FileNotFoundError, match="'best_model.pt'"):
+        tv.TRVAE.load(saved, prefix="best_")
+    with pytest.raises(FileNotFoundError, match="'model.pt'"):
+        tv.TRVAE.load_query_data(trained.adata, tmp_path / "empty")
+
+
 def test_version_stamp(trained, small, saved):
     assert tv.TRVAE.load(saved, small.adata.copy()).trvae_scvi_version_ == tv.__version__
     content = torch.load(saved / "model.pt", weights_only=False)

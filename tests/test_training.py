@@ -376,6 +376,11 @@ def test_gradients_are_clipped_by_default(adata):
         ({"max_epochs": 1.5}, "`max_epochs` to be an integer"),
         ({"validation_size": 0.0}, "early_stopping=False"),
         ({"plan_kwargs": {"no_such_option": 1}}, "no_such_option"),
+        ({"train_size": 0}, "`train_size` above 0"),
+        ({"train_size": 1.1}, "`train_size`, a share of the cells, of at most 1, found 1.1"),
+        ({"train_size": "0.9"}, "`train_size` to be a number"),
+        ({"datasplitter_kwargs": {"num_worker": 4}}, r"out of \['external_indexing', .* found \['num_worker'\]"),
+        ({"datasplitter_kwargs": {"train_size": 0.5}}, r"`datasplitter_kwargs` out of .* found \['train_size'\]"),
     ],
 )
 def test_bad_arguments(adata, arguments, message):
@@ -402,3 +407,26 @@ def test_default_number_of_epochs(n_cells, epochs):
     from trvae_scvi._training import default_epochs
 
     assert default_epochs(n_cells) == epochs
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "batch_size", "message"),
+    [
+        (200, 12, "MMD was 0 in all of training"),
+        (60, 40, "could not be estimated on the validation cells"),
+        (200, 100, None),
+    ],
+)
+def test_an_mmd_that_no_batch_can_estimate_is_said(n_cells, batch_size, message, recwarn):
+    adata = tv.datasets.simulate_perturbation(n_cells=2 * n_cells, n_genes=30, n_types=2).adata
+    tv.TRVAE.setup_anndata(adata)
+    model = tv.TRVAE(adata)
+    model.train(**FAST | {"batch_size": batch_size})
+    said = [str(warning.message) for warning in recwarn if "MMD" in str(warning.message)]
+    assert len(said) == (message is not None)
+    assert message is None or message in said[0]
+
+
+def test_a_model_without_mmd_is_not_warned_about(adata, recwarn):
+    make_trained(adata, mmd_on=None, train={"batch_size": 12})
+    assert not [warning for warning in recwarn if "MMD" in str(warning.message)]

@@ -106,8 +106,10 @@ class CellsMixin:
             check_choice("source", source, list(self._conditions))
             rows = rows[(condition == source).to_numpy()[rows]]
         if len(rows) == 0:
-            found = {} if indices is not None else dict(condition.astype(str).value_counts())
-            msg = f"No cell to predict from{'' if source is None else f' with source {source!r}'}; found {found}."
+            given = condition.iloc[_positions(indices, adata.obs_names)].astype(str).value_counts()
+            of_source = "" if source is None else f" with source {source!r}"
+            found = {name: int(n) for name, n in given.items() if n} or "none at all"
+            msg = f"No cell to predict from{of_source}; found {found}. Pass cells of another condition or selection."
             raise ValueError(msg)
         cells = self._chosen(adata, rows)
         self._check_expression_of(cells)
@@ -208,6 +210,7 @@ def _positions(indices: Sequence[int] | np.ndarray | None, obs_names: pd.Index) 
     if (asked.dtype.kind == "b" and len(asked) != len(positions)) or (
         asked.dtype.kind in "iu" and asked.size and not -len(positions) <= asked.min() <= asked.max() < len(positions)
     ):
-        msg = f"`indices` (length {len(asked)}) do not fit the {len(positions)} cells of `adata`."
+        found = f"a mask of {len(asked)}" if asked.dtype.kind == "b" else f"{asked.min()} to {asked.max()}"
+        msg = f"`indices` ({found}) do not fit the {len(positions)} cells of `adata`."
         raise ValueError(msg)
     return positions[asked if asked.size else asked.astype(np.int64)]

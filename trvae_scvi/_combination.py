@@ -72,15 +72,21 @@ class CombinationMixin(PredictionMixin):
 
         Raises
         ------
+        RuntimeError, KeyError, TypeError
+            As :meth:`predict_perturbation`.
         ValueError
             If the measured conditions do not tell the factors of a combination apart, it was measured itself, or a
             factor is listed twice, and for what :meth:`predict_perturbation` refuses.
 
         Examples
         --------
-        >>> prediction = model.predict_combination(
-        ...     adata, target="KLF1+MAP2K6", control="control", source="control"
-        ... )
+        >>> cells = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, targets=("A", "B")).adata
+        >>> tv.TRVAE.setup_anndata(cells)
+        >>> model = tv.TRVAE(cells)
+        >>> model.train(max_epochs=1)
+        >>> both = model.predict_combination(target="A+B", control="control", source="control")
+        >>> both.uns["trvae"]["conditions"].tolist(), both.uns["trvae"]["weights"].round(2).tolist()
+        (['A', 'B', 'control'], [[1.0, 1.0, -1.0]])
         """
         minibatches = self._minibatches_of(adata, indices, source, batch_size, None)
         conditions = [str(name) for name in self._conditions]
@@ -154,9 +160,9 @@ def factors_of(name: str, control: str | None, separator: str) -> frozenset[str]
     ValueError
         If there is no separator, or a factor is listed twice, which is not the same as once.
     """
-    if not separator:
-        msg = "Expected `separator` to be a text that stands between factors, found an empty one."
-        raise ValueError(msg)
+    if not isinstance(separator, str) or not separator:
+        msg = f"Expected `separator` to be a text that stands between factors, found {separator!r}."
+        raise (ValueError if separator == "" else TypeError)(msg)
     if name == control:
         return frozenset()
     listed = [factor for part in name.split(separator) if (factor := part.strip()) not in ("", control)]

@@ -21,7 +21,7 @@ from ._compat import (
     registered_var_names,
 )
 from ._registry import make_registry, own_registry
-from ._validation import ValueSummary, check_summary, summarize_tensor
+from ._validation import ValueSummary, check_not_condition, check_summary, summarize_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,7 +152,7 @@ class DataModuleMixin(BaseModelClass):
             If a continuous covariate is no number.
         ValueError
             If genes differ between files, values are NaN or infinite, a column is incomplete, there is one condition
-            only, or a condition has fewer than three cells.
+            only, a condition has fewer than three cells, or its column is that of the labels or a covariate, too.
 
         Examples
         --------
@@ -178,6 +178,7 @@ class DataModuleMixin(BaseModelClass):
             "categorical_covariate_keys": categorical_covariate_keys,
             "continuous_covariate_keys": continuous_covariate_keys,
         }
+        check_not_condition(condition_key, arguments)
         path = os.fspath(collection_path)
         if paths is not None:
             build_collection(path, [os.fspath(p) for p in paths], arguments, rebuild=rebuild, shuffle=shuffle)

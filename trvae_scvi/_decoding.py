@@ -15,7 +15,7 @@ from ._cells import CellsMixin
 from ._compat import ADATA_MINIFY_TYPE, MODULE_KEYS, registered_continuous_covariates, registered_covariates
 from ._counterfactual import counterfactual_nb, counterfactual_normal, counterfactual_poisson, counterfactual_zinb
 from ._draws import draw_nb, draw_poisson
-from ._validation import check_choice, check_finite, check_number
+from ._validation import check_choice, check_finite, check_integer, check_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +53,8 @@ class DecodingMixin(CellsMixin):
     def _check_options(self, options: Options, minify_type: str | None) -> None:
         method, library_size = options.method, options.library_size
         check_choice("method", method, METHODS)
+        if options.seed is not None:
+            check_integer("seed", options.seed, 0)
         if library_size is not None:
             check_number("library_size", library_size, positive=True, below=1e12)
             if self.module.gene_likelihood == "mse":
@@ -83,7 +85,10 @@ class DecodingMixin(CellsMixin):
             raise TypeError(msg)
         unknown = [name for name in options.covariates if name not in categories and name not in continuous]
         if unknown:
-            msg = f"Expected `covariates` among the registered {[*categories, *continuous]}, found {unknown}."
+            msg = (
+                f"Expected `covariates` among the registered {[*categories, *continuous]}, found {unknown}. The "
+                "condition is set by `target`; covariates are registered with `setup_anndata`."
+            )
             raise ValueError(msg)
         codes, numbers = {}, {}
         for name, value in options.covariates.items():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scvi import settings
 
 from ._decoding import Options
 from ._intervals import DEFAULT_MODEL_ERROR, ModelError, margin, standard_error
@@ -13,7 +15,7 @@ from ._prediction import PredictionMixin
 from ._validation import check_column, check_number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from anndata import AnnData
     from scipy import sparse
@@ -39,6 +41,7 @@ class EffectMixin(PredictionMixin):
         level: float = 0.9,
         model_error: tuple[float, float] | None = None,
         pseudocount: float = 1.0,
+        covariates: Mapping[str, Any] | None = None,
         batch_size: int | None = None,
         seed: int | None = 0,
     ) -> pd.DataFrame:
@@ -57,8 +60,9 @@ class EffectMixin(PredictionMixin):
 
         Parameters
         ----------
-        adata, target, source, indices, batch_size, seed
-            As in :meth:`predict_perturbation`.
+        adata, target, source, indices, covariates, batch_size, seed
+            As in :meth:`predict_perturbation`. With `covariates` the change is that of condition and covariates
+            together: predicted cells have these values, the given ones that they are compared with keep their own.
         groupby
             Column of `obs` whose groups are reported apart. Defaults to the registered labels, and to one
             group ``"all"`` without any.
@@ -78,7 +82,7 @@ class EffectMixin(PredictionMixin):
         ``variable``, ``target``, ``group``
             Gene, condition and group of cells.
         ``log_fc``
-            log2 ratio of mean counts per 10,000; NaN with ``gene_likelihood="mse"``.
+            log2 ratio of mean counts per 10,000, each plus `pseudocount`; NaN with ``gene_likelihood="mse"``.
         ``change``
             Difference of mean log1p(counts per 10,000); of means of the input scale with ``"mse"``.
         ``change_lower``, ``change_upper``, ``level``
@@ -86,18 +90,38 @@ class EffectMixin(PredictionMixin):
 
         Raises
         ------
+        RuntimeError
+            If the model is not trained.
         KeyError
-            If the column of groups is not there.
+            If the column of groups, of the condition or of a covariate, or the layer is not there.
+        TypeError
+            If an argument has the wrong type.
         ValueError
-            If it is incomplete, `level` is not between 0 and 1, `pseudocount` is not positive, or for what
+            If a column is incomplete, `level` is not between 0 and 1, `pseudocount` is not positive, `model_error` is
+            not two numbers from 0, or for what
             :meth:`predict_perturbation` refuses.
+
+        Warns
+        -----
+        UserWarning
+            If some of the cells were measured under a target: they count as unchanged in their group's mean.
+
+        Examples
+        --------
+        >>> effect = model.get_perturbation_effect(control, target="stimulated", groupby="cell_type")
+        >>> effect.columns.tolist()
+        ['variable', 'target', 'group', 'log_fc', 'change', 'change_lower', 'change_upper', 'level']
+        >>> len(effect) == control.n_vars * control.obs["cell_type"].nunique()
+        True
         """
         check_number("level", level, positive=True, below=1.0)
         check_number("pseudocount", pseudocount, positive=True)
         error = self._model_error(model_error)
         cells = self._cells_for_prediction(adata, indices, source)
         groups = self._groups(cells, groupby)
-        targets, options = self._target_codes(target), Options("counterfactual", None, {}, seed)
+        targets = self._target_codes(target)
+        options = Options("counterfactual", None, {} if covariates is None else covariates, seed)
+        self._warn_of_target_cells(cells, targets)
         prediction = self._predict(self._minibatches(cells, batch_size), targets, self.module, options)
         counts = self.module.gene_likelihood != "mse"
         given = _normalized(cells.expression[:], counts)
@@ -113,6 +137,17 @@ class EffectMixin(PredictionMixin):
                 frame.insert(2, "group", group)
                 frames.append(frame)
         return pd.concat(frames, ignore_index=True)
+
+    def _warn_of_target_cells(self, cells: Cells, targets: Iterable[str]) -> None:
+        """Cells that have the target already change by nothing, and pull the mean of their group towards that."""
+        n = int(cells.obs[self._condition_key].isin(list(targets)).sum())
+        if n:
+            warnings.warn(
+                f"{n} of {cells.n_obs} cells were measured under a target already; they count as unchanged. Name the "
+                "condition to predict from with `source`, e.g. source='control'.",
+                UserWarning,
+                stacklevel=settings.warnings_stacklevel,
+            )
 
     def _model_error(self, asked: tuple[float, float] | None) -> ModelError:
         if asked is None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_MODEL_ERROR", "ModelError", "calibrate", "margin", "standard_error"]
 
 _LARGEST = 10.0  # of both parameters; no useful model needs more
+_SHARES = np.linspace(0.0, 2.0, 41)
 
 
 class ModelError(NamedTuple):
@@ -29,6 +30,12 @@ class ModelError(NamedTuple):
         What it is where no change is predicted, on the scale of the change.
     share
         How it grows with the predicted change.
+
+    Examples
+    --------
+    >>> from trvae_scvi.benchmark import ModelError
+    >>> ModelError(floor=0.05, share=0.2)
+    ModelError(floor=0.05, share=0.2)
     """
 
     floor: float
@@ -84,7 +91,9 @@ def calibrate(
     Coverage is averaged over populations, so that each has the same weight. It rises with both parameters; for every
     `share` there is one `floor` with the right coverage of all variables, and along these pairs the coverage of the
     responsive variables rises with `share`. Where the `floor` would have to be negative it is 0, and more than the
-    level is covered of all variables.
+    level is covered of all variables. Where no such pair covers enough of the responsive variables, as when few cells
+    leave their predicted changes near 0, it is, of the pairs that cover enough of both, the one with the narrowest
+    intervals.
 
     Parameters
     ----------
@@ -110,8 +119,19 @@ def calibrate(
     def floor_for(share: float) -> float:
         return _root(lambda floor: coverage(ModelError(floor, share), None) - level)
 
+    def floor_for_both(share: float) -> float:
+        def lower(floor: float) -> float:
+            return min(coverage(ModelError(floor, share), masks) for masks in (None, responsive))
+
+        return _root(lambda floor: lower(floor) - level)
+
+    def width(error: ModelError) -> float:
+        return float(np.mean([margin(c, s, error, level).mean() for c, s in zip(change, sampling, strict=True)]))
+
     share = _root(lambda share: coverage(ModelError(floor_for(share), share), responsive) - level)
-    return ModelError(floor_for(share), share)
+    if share < _LARGEST:
+        return ModelError(floor_for(share), share)
+    return min((ModelError(floor_for_both(share), float(share)) for share in _SHARES), key=width)
 
 
 def _root(function: Callable[[float], float]) -> float:

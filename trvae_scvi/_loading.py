@@ -56,18 +56,36 @@ class LoadingMixin(BaseModelClass):
         **kwargs
             Further arguments of :meth:`scvi.model.base.BaseModelClass.load`.
 
+        Returns
+        -------
+        The model, ready to predict if it was trained when it was saved.
+
         Raises
         ------
+        FileNotFoundError
+            If there is no model in the folder.
         TypeError
             If `datamodule` is none of scvi-tools' data modules.
         ValueError
             If genes are missing, added or in another order, a condition is unknown, or scArches saved the folder.
+
+        Examples
+        --------
+        >>> model.save("my_model", overwrite=True)
+        >>> loaded = tv.TRVAE.load("my_model")  # without data: pass cells to predict from
+        >>> loaded.predict_perturbation(control, target="stimulated").shape
+        (300, 50)
         """
         if (Path(dir_path) / "attr.pkl").exists() and (Path(dir_path) / "model_params.pt").exists():
             msg = (
                 f"{os.fspath(dir_path)!r} was saved by scArches or an early scvi-tools. Read trVAE models of scArches "
             )
             raise ValueError(msg + "with `TRVAE.from_scarches(path, adata)`.")
+        file = Path(dir_path) / f"{kwargs.get('prefix') or ''}model.pt"
+        if not file.exists() and kwargs.get("backup_url") is None:
+            folder = os.fspath(dir_path)
+            msg = f"Expected a folder that `save` wrote, with a file {file.name!r}, found none in {folder!r}."
+            raise FileNotFoundError(msg)
         if datamodule is not None and adata is None:
             adata = False
         model: Any = super().load(os.fspath(dir_path), adata, **kwargs)
@@ -110,6 +128,8 @@ class LoadingMixin(BaseModelClass):
         ------
         FileNotFoundError
             If the folder or one of its files is not there.
+        TypeError
+            If `adata` is no AnnData.
         KeyError
             If the column of conditions or the layer is missing.
         ValueError
@@ -123,8 +143,8 @@ class LoadingMixin(BaseModelClass):
 
         Examples
         --------
-        >>> model = trvae_scvi.TRVAE.from_scarches("scarches_model", adata)
-        >>> prediction = model.predict_perturbation(adata, source="control", target="stimulated")
+        >>> model = tv.TRVAE.from_scarches("scarches_model", adata)  # doctest: +SKIP
+        >>> prediction = model.predict_perturbation(adata, source="control", target="stimulated")  # doctest: +SKIP
         """
         check_anndata(adata)
         saved = read_scarches(path)

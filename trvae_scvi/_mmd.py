@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 import torch
 from torch.autograd.function import once_differentiable
 
-__all__ = ["MMD_KERNELS", "TRVAE_BANDWIDTHS", "kernel_and_slope", "mmd", "squared_distances"]
+__all__ = ["MIN_CELLS", "MMD_KERNELS", "TRVAE_BANDWIDTHS", "kernel_and_slope", "mmd", "squared_distances"]
 
 MMD_KERNELS = ("trvae", "median")
 
@@ -25,6 +25,7 @@ TRVAE_BANDWIDTHS = (
     + (20.0, 25.0, 30.0, 35.0, 100.0, 1e3, 1e4, 1e5, 1e6)
 )  # fmt: skip
 _MEDIAN_STEPS = 5  # bandwidths median * 2**(-2, ..., 2)
+MIN_CELLS = 8  # of a condition in a batch; with fewer the estimate is noise
 _MIN_EXPONENT = -80.0  # 1e-35; where exp underflows it takes ten times as long
 
 
@@ -110,7 +111,7 @@ def mmd(
     reference: int | None = None,
     labels: torch.Tensor | None = None,
     first_fixed: int | None = None,
-    min_cells: int = 8,
+    min_cells: int = MIN_CELLS,
 ) -> torch.Tensor:
     """Mean squared MMD over pairs of groups.
 

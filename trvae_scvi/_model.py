@@ -25,6 +25,7 @@ from ._compat import (
     get_minify_type,
     registered_categories,
     registered_covariate_counts,
+    registered_covariates,
     registered_var_names,
 )
 from ._datamodule import DataModuleMixin
@@ -37,12 +38,15 @@ from ._surgery import SurgeryMixin
 from ._training import TrainingMixin
 from ._validation import (
     check_anndata,
+    check_boolean,
     check_choice,
     check_condition,
     check_counts,
     check_covariates,
     check_integer,
     check_known_conditions,
+    check_known_covariate,
+    check_not_condition,
     check_not_view,
     check_number,
     check_values,
@@ -140,23 +144,41 @@ class TRVAE(
     Raises
     ------
     TypeError, ValueError
-        If an option has an unknown value, label balancing lacks labels, or a count likelihood is given anything but
-        counts with at least one in every cell.
+        If an option has the wrong type or an unknown value, label balancing lacks labels, or a count likelihood is
+        given anything but counts with at least one in every cell.
 
     Notes
     -----
     Initial weights and training follow ``scvi.settings.seed`` (0 where it is not set) and nothing else:
     equal seed, batch size, device and number of threads give equal results.
 
+    In the methods inherited from scvi-tools, "batch" means the condition, but for `batch_size`, the number of cells
+    that are computed at once:
+
+    * `transform_batch` decodes all cells with a condition, or the mean over a list of them. Unlike
+      :meth:`predict_perturbation` that is the decoder's mean and keeps nothing of a cell's own counts.
+    * `library_size` of :meth:`get_normalized_expression` is 1 by default, which gives shares of a cell's counts;
+      ``"latent"`` takes the cell's own total. In :meth:`predict_perturbation` ``None`` does.
+    * `batch_correction`, `batchid1` and `batchid2` of :meth:`differential_expression` name conditions to decode with.
+      It compares measured cells; for the predicted effect of a condition there is :meth:`get_perturbation_effect`.
+    * :meth:`get_elbo`, :meth:`get_marginal_ll` and :meth:`get_reconstruction_error` are those of the likelihood,
+      without the MMD and the weights of the objective.
+    * :meth:`get_latent_library_size` needs ``give_mean=False``: the observed total is used, none is inferred.
+
     Examples
     --------
+    The examples of the methods go on from here. Leave `max_epochs` out for a model to rely on.
+
     >>> import trvae_scvi as tv
-    >>> adata = tv.datasets.simulate_perturbation().adata
-    >>> tv.TRVAE.setup_anndata(adata)
+    >>> adata = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50).adata
+    >>> tv.TRVAE.setup_anndata(adata, labels_key="cell_type")
     >>> model = tv.TRVAE(adata)
-    >>> model.train()
+    >>> model.train(max_epochs=2)
     >>> control = adata[adata.obs["condition"] == "control"]
     >>> prediction = model.predict_perturbation(control, target="stimulated")
+    >>> prediction.shape, prediction.obs["condition"].unique().tolist()
+    ((300, 50), ['stimulated'])
+    >>> adata.obsm["X_trvae"] = model.get_latent_representation()
     """
 
     _module_cls = TRVAEModule
@@ -201,6 +223,10 @@ class TRVAE(
         check_number("mmd_weight", mmd_weight)
         check_number("kl_weight", kl_weight)
         check_number("reconstruction_weight", reconstruction_weight)
+        check_boolean("encode_condition", encode_condition)
+        check_boolean("nonnegative_output", nonnegative_output)
+        if mmd_balance_labels is not None:
+            check_boolean("mmd_balance_labels", mmd_balance_labels)
         super().__init__(adata, self._own_registry(registry) if adata is None else None)
         conditions = list(registered_categories(self.registry_, REGISTRY_KEYS.BATCH_KEY))
         if mmd_pairs != "all":
@@ -292,8 +318,14 @@ class TRVAE(
             If an argument has the wrong type or an unknown name, or a continuous covariate is no number.
         ValueError
             If `adata` is a view or empty, variable names repeat, values are NaN or infinite, a column is
-            incomplete, size factors are not positive, there is one condition only, or a condition has fewer than
-            three cells (unused categories have none).
+            incomplete, size factors are not positive, there is one condition only, a condition has fewer than three
+            cells (unused categories have none), or its column is that of the labels or a covariate, too.
+
+        Examples
+        --------
+        >>> cells = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50).adata
+        >>> cells.layers["counts"] = cells.X.copy()
+        >>> tv.TRVAE.setup_anndata(cells, "condition", layer="counts", labels_key="cell_type")
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         cls.register_manager(cls._build_manager(adata, setup_method_args, **kwargs))
@@ -340,6 +372,11 @@ class TRVAE(
         if known_conditions is not None:
             check_known_conditions(condition, known_conditions)
         check_covariates(adata, **columns)
+        if source_registry is None:
+            check_not_condition(condition_key, columns)
+        if source_registry is not None and known_conditions is not None:
+            for key, known in registered_covariates(source_registry).items():
+                check_known_covariate(adata.obs[key], known)
         check_values(get_values(adata, layer), _place(layer))
 
     @classmethod
@@ -383,12 +420,40 @@ class TRVAE(
         return super()._validate_anndata(adata, copy_if_view=copy_if_view)
 
     def get_likelihood_parameters(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
-        """As :meth:`scvi.model.base.RNASeqMixin.get_likelihood_parameters`, for ``"nb"`` and ``"zinb"``."""
+        """Estimates of the decoded likelihood's parameters, for ``"nb"`` and ``"zinb"``.
+
+        Arguments and result are those of :meth:`scvi.model.base.RNASeqMixin.get_likelihood_parameters`.
+
+        Raises
+        ------
+        NotImplementedError
+            With another `gene_likelihood`.
+
+        Examples
+        --------
+        >>> parameters = model.get_likelihood_parameters(control)
+        >>> sorted(parameters), parameters["mean"].shape
+        (['dispersions', 'mean'], (300, 50))
+        """
         self._needs_dispersion("get_likelihood_parameters")
         return super().get_likelihood_parameters(*args, **kwargs)
 
     def get_feature_correlation_matrix(self, *args: Any, **kwargs: Any) -> Any:
-        """As :meth:`scvi.model.base.RNASeqMixin.get_feature_correlation_matrix`, for ``"nb"`` and ``"zinb"``."""
+        """Correlation of genes in draws from the decoded likelihood, for ``"nb"`` and ``"zinb"``.
+
+        Arguments and result are those of :meth:`scvi.model.base.RNASeqMixin.get_feature_correlation_matrix`;
+        `transform_batch` is a condition.
+
+        Raises
+        ------
+        NotImplementedError
+            With another `gene_likelihood`.
+
+        Examples
+        --------
+        >>> model.get_feature_correlation_matrix(control, n_samples=2, transform_batch="stimulated").shape
+        (50, 50)
+        """
         self._needs_dispersion("get_feature_correlation_matrix")
         return super().get_feature_correlation_matrix(*args, **kwargs)
 
@@ -404,7 +469,8 @@ def _place(layer: str | None) -> str:
 
 def _hidden_sizes(n_hidden: int | Sequence[int], n_layers: int) -> tuple[int, ...]:
     check_integer("n_layers", n_layers, 1)
-    widths = [n_hidden] * n_layers if isinstance(n_hidden, int | np.integer | str) else list(n_hidden)
+    several = np.ndim(n_hidden) == 1
+    widths: list[Any] = list(n_hidden) if several else [n_hidden] * n_layers  # type: ignore[arg-type]
     if len(widths) != n_layers:
         msg = f"Expected `n_hidden` to be one width or one for each of n_layers={n_layers}, found {n_hidden!r}."
         raise ValueError(msg)

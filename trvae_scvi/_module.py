@@ -44,7 +44,8 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
     with :math:`\eta, \alpha, \beta` the `reconstruction_weight`, `kl_weight` and `mmd_weight`
     (Lotfollahi et al. 2020). The last term is a normal prior on the responses of the output layer,
     :math:`\rho` the `response_scale` and N the number of training cells; with ``condition_layer="first"``, as
-    published, it is absent. The condition is scvi-tools' batch.
+    published, it is absent. The condition is scvi-tools' batch. Parameters that are not listed are those of
+    :class:`~trvae_scvi.TRVAE`.
 
     Parameters
     ----------
@@ -62,7 +63,12 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
     mmd_reference
         Code of the condition to compare every other with, ``None`` for all pairs.
 
-    The other parameters are those of :class:`~trvae_scvi.TRVAE`.
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> module = tv.TRVAEModule(50, n_batch=2, n_latent=5)
+    >>> module.gene_likelihood, module.mmd_on
+    ('nb', 'y')
     """
 
     def __init__(
@@ -85,9 +91,9 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         use_size_factor_key: bool = False,
         mmd_on: Literal["y", "z"] | None = "y",
         mmd_reference: int | None = None,
-        mmd_kernel: Literal["trvae", "median"] = "trvae",
+        mmd_kernel: Literal["trvae", "median"] = "median",
         mmd_balance_labels: bool = False,
-        mmd_weight: float = 1.0,
+        mmd_weight: float = 10.0,
         kl_weight: float = 1.0,
         reconstruction_weight: float = 1.0,
         extra_payload_autotune: bool = False,

@@ -121,9 +121,9 @@ class PredictionMixin(DecodingMixin):
         TypeError
             If an argument, or what `dataloader` yields, has the wrong type.
         ValueError
-            For an unknown target, source or covariate, no cell of the source, other genes than in training, cells
-            without counts, a method that the likelihood or minified data cannot serve, `dataloader` beside what it
-            replaces, codes that were not registered, or another suffix of `out`.
+            For an unknown target, source or covariate, a target that is there twice, no cell of the source, other genes
+            than in training, cells without counts, a method that the likelihood or minified data cannot serve,
+            `dataloader` beside what it replaces, codes that were not registered, or another suffix of `out`.
         FileExistsError
             If there is a file of the name `out`, or an unfinished one; nothing is written over.
         FileNotFoundError
@@ -131,8 +131,11 @@ class PredictionMixin(DecodingMixin):
 
         Examples
         --------
-        >>> nk = (adata.obs["cell_type"] == "NK") & (adata.obs["condition"] == "control")
-        >>> prediction = model.predict_perturbation(adata[nk], target="stimulated")
+        >>> prediction = model.predict_perturbation(adata, source="control", target="stimulated", method="mean")
+        >>> prediction.obs.columns.tolist()
+        ['condition', 'condition_source', 'cell_type']
+        >>> prediction.uns["trvae"]["scale"]
+        'expected counts'
 
         Atlases stay on disk:
 
@@ -172,6 +175,11 @@ class PredictionMixin(DecodingMixin):
         ------
         RuntimeError, KeyError, TypeError, ValueError
             As :meth:`predict_perturbation`.
+
+        Examples
+        --------
+        >>> model.get_mmd_representation(control).shape
+        (300, 128)
         """
         activations = []
         for tensors in self._minibatches_of(adata, indices, None, batch_size, dataloader):
@@ -189,6 +197,9 @@ class PredictionMixin(DecodingMixin):
         if unknown or not names:
             asked = plain_list(unknown or names)
             msg = f"Expected `target` among the conditions {plain_list(known)} (or 'all'), found {asked}."
+            raise ValueError(msg)
+        if len(set(names)) < len(names):
+            msg = f"Expected `target` to be a condition or a list of different ones, found {plain_list(names)}."
             raise ValueError(msg)
         return {name: known.index(name) for name in names}
 

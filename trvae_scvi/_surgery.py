@@ -91,6 +91,8 @@ class SurgeryMixin(CellsMixin):
 
         Raises
         ------
+        FileNotFoundError
+            If there is no model in the folder.
         TypeError
             If `reference_model` is no model of this class, nor a path, or a column holds another kind of values than in
             the reference (texts, whole numbers ...).
@@ -108,16 +110,13 @@ class SurgeryMixin(CellsMixin):
 
         Examples
         --------
-        >>> import trvae_scvi as tv
-        >>> reference = tv.datasets.simulate_perturbation(n_cells=300, n_genes=50, n_types=3).adata
-        >>> tv.TRVAE.setup_anndata(reference)
-        >>> model = tv.TRVAE(reference)
-        >>> model.train(max_epochs=1)
-        >>> query = reference[reference.obs["condition"] == "stimulated"].copy()
+        >>> query = adata[adata.obs["condition"] == "stimulated"].copy()
         >>> query.obs["condition"] = "another drug"
         >>> mapped = tv.TRVAE.load_query_data(query, model)
         >>> mapped.train(max_epochs=1)
-        >>> prediction = mapped.predict_perturbation(reference, source="control", target="another drug")
+        >>> prediction = mapped.predict_perturbation(adata, source="control", target="another drug")
+        >>> prediction.obs["condition"].unique().tolist()
+        ['another drug']
         """
         check_anndata(adata)
         reference = cls._reference(reference_model)
@@ -286,8 +285,19 @@ class SurgeryMixin(CellsMixin):
 
         Raises
         ------
+        FileNotFoundError
+            If there is no model in the folder.
+        TypeError
+            If `adata` is no AnnData, `reference_model` no model of this class, nor a path, or `max_missing` no number.
         ValueError
-            If more genes are missing, names repeat, or a view is to be changed in place.
+            If more genes are missing, names repeat, a view is to be changed in place, or the reference is not trained.
+
+        Examples
+        --------
+        >>> query = adata[:, 5:].copy()  # lacks five genes
+        >>> tv.TRVAE.prepare_query_anndata(query, model)
+        >>> query.n_vars, query.uns["gene_alignment"]["missing"].tolist()
+        (50, ['gene_1', 'gene_2', 'gene_3', 'gene_4', 'gene_5'])
         """
         reference = cls._reference(reference_model)
         names = pd.Index(registered_var_names(reference.registry_))
@@ -319,8 +329,16 @@ class SurgeryMixin(CellsMixin):
         ------
         RuntimeError
             If the model is not trained.
+        TypeError
+            If `n_cells_per_condition` is no integer.
         ValueError
-            If the model has no data.
+            If the model has no data, or `n_cells_per_condition` is below 2.
+
+        Examples
+        --------
+        >>> model.store_reference_summary(n_cells_per_condition=20)
+        >>> model.reference_summary_["qzm"].shape
+        (40, 10)
         """
         check_integer("n_cells_per_condition", n_cells_per_condition, 2)
         cells = self._cells_for_prediction(None, None, None)

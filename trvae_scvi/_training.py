@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from scvi import settings
+from scvi.dataloaders import DataSplitter
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import LoudEarlyStopping, TrainingPlan
 from scvi.utils import unsupported_if_adata_minified
@@ -18,8 +20,9 @@ from scvi.utils import unsupported_if_adata_minified
 from ._batches import TRVAEDataSplitter, seeded
 from ._compat import merge_kwargs
 from ._datamodule import CheckBatches
+from ._mmd import MIN_CELLS
 from ._plan import RestoreBestWeights, TRVAETrainingPlan
-from ._validation import check_integer
+from ._validation import check_integer, check_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,6 +52,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
     if TYPE_CHECKING:
         module: TRVAEModule
         adata: AnnData
+        history: dict[str, Any] | None
+        surgery_: dict[str, bool] | None
         _prepare_datamodule: Callable[..., tuple[int, int]]
         reference_summary_: dict[str, np.ndarray] | None
         _validate_anndata: Callable[..., AnnData]
@@ -98,7 +103,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             fallen for a quarter of `max_epochs`, and to restore the weights with the lowest one. Both
             count only once the KL warm-up is over. `early_stopping_patience` sets another patience.
         datasplitter_kwargs
-            Further arguments of :class:`~scvi.dataloaders.DataSplitter`, e.g. `external_indexing`.
+            Further arguments of :class:`~scvi.dataloaders.DataSplitter`: `external_indexing` and `pin_memory`.
         plan_config, trainer_config
             As upstream: settings that `plan_kwargs` and the trainer's arguments override.
         plan_kwargs
@@ -109,18 +114,23 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             scvi-tools' data modules, with the registry the model was made with. One that has no `set_split` or
             `set_batch_size` divides and batches its cells itself, whatever is said here; only that of
             :meth:`setup_annbatch` balances conditions. `datasplitter_kwargs` and `load_sparse_tensor` are not used.
-        **trainer_kwargs
-            Arguments of :class:`~scvi.train.Trainer`, e.g. `callbacks`, or `ckpt_path` to resume from a
+        trainer_kwargs
+            Further arguments, of :class:`~scvi.train.Trainer`, e.g. `callbacks`, or `ckpt_path` to resume from a
             Lightning checkpoint.
 
         Raises
         ------
         TypeError
-            If an argument has the wrong type or `plan_kwargs` an unknown name.
+            If an argument has the wrong type, or `plan_kwargs` or `datasplitter_kwargs` an unknown name.
         ValueError
-            If `batch_size` or `max_epochs` is too small, early stopping has no validation cells, the data
-            are minified, nothing is left to train, weights are to be averaged in a frozen model, or several devices
-            are to share the model by another strategy than DDP.
+            If `batch_size` or `max_epochs` is too small, `train_size` is not above 0 and at most 1, early stopping has
+            no validation cells, the data are minified, nothing is left to train, weights are to be averaged in a frozen
+            model, or several devices are to share the model by another strategy than DDP.
+
+        Warns
+        -----
+        UserWarning
+            If the MMD was asked for and no batch had enough cells to estimate it.
 
         Notes
         -----
@@ -128,10 +138,19 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         the model and batches of its own, so that `batch_size` is per device and an epoch has as many times fewer steps.
         The MMD is estimated within a device's batch; gradients and logged values, the MMD's among them, are the means
         over the devices. Early stopping and the best weights go by the mean validation loss, alike on every device.
+
+        Examples
+        --------
+        >>> tv.TRVAE.setup_anndata(adata, labels_key="cell_type")
+        >>> model = tv.TRVAE(adata)
+        >>> model.train(max_epochs=2, batch_size=256, plan_kwargs={"lr": 1e-3})
+        >>> len(model.history["validation_loss"])
+        2
         """
         check_integer("batch_size", batch_size, 2)  # the MMD needs company
         if max_epochs is not None:
             check_integer("max_epochs", max_epochs, 1)
+        _check_split(train_size, datasplitter_kwargs or {})
         self._prepare_training(trainer_kwargs.get("callbacks") or (), has_datamodule=datamodule is not None)
         split: dict[str, Any] = {
             "train_size": train_size,
@@ -183,6 +202,26 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         # running means of batch normalisation are of one device's batches
         if self.trainer.world_size > 1:
             self.module.load_state_dict(self.trainer.strategy.broadcast(self.module.state_dict()))
+        self._warn_of_absent_mmd()
+
+    def _warn_of_absent_mmd(self) -> None:
+        """Of a query there may be nothing to match, which is no mistake."""
+        module = self.module
+        if module.mmd_on is None or not module.mmd_weight or self.surgery_ is not None:
+            return
+        shared = " and labels that both have" if module.mmd_balance_labels else ""
+        why = f"a pair of conditions needs {MIN_CELLS} cells of each{shared} in a batch."
+        seen = {key: bool(np.any(values)) for key, values in (self.history or {}).items()}
+        if not seen.get("mmd_train", True):
+            msg = f"The MMD was 0 in all of training: {why} Raise `batch_size`, or say what is meant by `mmd_on=None`."
+        elif not seen.get("mmd_validation", True):
+            msg = (
+                f"The MMD could not be estimated on the validation cells and did not count for early stopping: {why} "
+                "There are too few; `train_size` sets their share."
+            )
+        else:
+            return
+        warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
     def _prepare_training(self, callbacks: Sequence[Callback], *, has_datamodule: bool) -> None:
         if not any(parameter.requires_grad for parameter in self.module.parameters()):
@@ -221,15 +260,34 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         }
 
 
+def _check_split(train_size: float | None, datasplitter_kwargs: dict[str, Any]) -> None:
+    """Check what upstream would refuse late or, as its loaders' arguments, which ours do not take, ignore."""
+    if train_size is not None:
+        check_number("train_size", train_size, positive=True)
+        if train_size > 1:
+            msg = f"Expected `train_size`, a share of the cells, of at most 1, found {train_size}."
+            raise ValueError(msg)
+    known = _parameters(DataSplitter, TRVAEDataSplitter) - _parameters(TrainingMixin.train) - {"adata_manager"}
+    unknown = sorted(set(datasplitter_kwargs) - known)
+    if unknown:
+        msg = f"Expected `datasplitter_kwargs` out of {sorted(known)}, found {unknown}."
+        raise TypeError(msg)
+
+
+def _parameters(*functions: Callable[..., Any]) -> set[str]:
+    """Names of the arguments of functions or classes."""
+    return {
+        name
+        for function in functions
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    }
+
+
 def _plan_arguments(plan_kwargs: dict[str, Any], max_epochs: int) -> dict[str, Any]:
     """Check the plan's arguments and tie its KL warm-up to the number of epochs, unless it is in steps."""
     # upstream hands unknown names on to the loss, where they fail in the midst of training
-    known = {
-        name
-        for cls in (TrainingPlan, TRVAETrainingPlan)
-        for name, parameter in inspect.signature(cls).parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD
-    } - {"module"}
+    known = _parameters(TrainingPlan, TRVAETrainingPlan) - {"module"}
     unknown = sorted(set(plan_kwargs) - known)
     if unknown:
         msg = f"Expected `plan_kwargs` out of {sorted(known)}, found {unknown}."

@@ -12,11 +12,12 @@ from anndata import AnnData
 from scipy import sparse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
     "ValueSummary",
     "check_anndata",
+    "check_boolean",
     "check_choice",
     "check_column",
     "check_condition",
@@ -25,6 +26,8 @@ __all__ = [
     "check_finite",
     "check_integer",
     "check_known_conditions",
+    "check_known_covariate",
+    "check_not_condition",
     "check_not_view",
     "check_number",
     "check_query_conditions",
@@ -66,11 +69,19 @@ def plain_list(values: Iterable[object]) -> list[object]:
 def check_anndata(adata: object) -> None:
     """Raise a TypeError unless `adata` is an AnnData, a ValueError if it has no cells or no genes."""
     if not isinstance(adata, AnnData):
-        msg = f"Expected `adata` to be an AnnData, found {type(adata).__name__}."
+        mend = " Pass one of its modalities, e.g. `mdata['rna']`." if hasattr(adata, "mod") else ""
+        msg = f"Expected `adata` to be an AnnData, found {type(adata).__name__}.{mend}"
         raise TypeError(msg)
     if 0 in adata.shape:
         msg = f"Expected at least one cell and one gene, found {adata.n_obs} cells and {adata.n_vars} genes."
         raise ValueError(msg)
+
+
+def check_boolean(name: str, value: object) -> None:
+    """Raise a TypeError unless `value` is ``True`` or ``False``."""
+    if not isinstance(value, bool | np.bool_):
+        msg = f"Expected `{name}` to be True or False, found {value!r}."
+        raise TypeError(msg)
 
 
 def check_integer(name: str, value: object, minimum: int) -> None:
@@ -262,6 +273,17 @@ def check_known_conditions(column: pd.Series, known: np.ndarray) -> None:
         raise ValueError(msg)
 
 
+def check_known_covariate(column: pd.Series, known: np.ndarray) -> None:
+    """Raise a ValueError naming the categories of a covariate the model was not trained on."""
+    unknown = plain_list(sorted(set(column.unique()) - set(known), key=str))
+    if unknown:
+        msg = (
+            f"`adata.obs[{column.name!r}]` holds categories the model does not know: {unknown}. It was trained on "
+            f"{plain_list(known)}. Map these cells with `TRVAE.load_query_data`, or give the column a known category."
+        )
+        raise ValueError(msg)
+
+
 def check_same_kind(column: pd.Series, known: np.ndarray) -> None:
     """Raise a TypeError if a column's values are of another kind (texts, numbers, booleans) than known categories."""
     kinds = [_kinds(values) for values in (column.unique(), known)]
@@ -323,6 +345,23 @@ def check_covariates(
         numbers = _numbers(check_column(adata, "size_factor_key", size_factor_key))
         if (numbers <= 0).any():
             msg = f"Expected positive size factors, found {numbers.min()} in `adata.obs[{size_factor_key!r}]`."
+            raise ValueError(msg)
+
+
+def check_not_condition(condition_key: str, arguments: Mapping[str, Any]) -> None:
+    """Raise a ValueError if a set-up's arguments register the column of conditions as something else, too."""
+    if arguments["labels_key"] == condition_key:
+        msg = (
+            f"`labels_key={condition_key!r}` is the column of conditions. No label would have cells of two conditions, "
+            "and the MMD nothing to match: name a column with cell types, or leave `labels_key` out."
+        )
+        raise ValueError(msg)
+    for argument in ("categorical_covariate_keys", "continuous_covariate_keys"):
+        if condition_key in list(arguments[argument] or ()):
+            msg = (
+                f"`{argument}` holds {condition_key!r}, the column of conditions. A prediction under another condition "
+                "would keep it as a covariate: leave it out."
+            )
             raise ValueError(msg)
 
 

@@ -53,12 +53,12 @@ class Method(StrEnum):
     sample = "sample"
 
 
-DataArgument = Annotated[Path, typer.Argument(help="An .h5ad file with raw counts.", exists=True, dir_okay=False)]
+DataArgument = Annotated[Path, typer.Argument(help="An .h5ad file with the cells.", exists=True, dir_okay=False)]
 ConditionKey = Annotated[str, typer.Option(help="Column of `obs` with the condition of every cell.")]
 CellTypeKey = Annotated[str, typer.Option(help="Column of `obs` with cell types.")]
-Layer = Annotated[str | None, typer.Option(help="Layer that holds the counts. Default: X.")]
+Layer = Annotated[str | None, typer.Option(help="Layer with the values. Default: X.")]
 GeneLikelihood = Annotated[
-    Likelihood, typer.Option(help="nb, zinb or poisson for counts; mse for log-normalised data.")
+    Likelihood, typer.Option(help="nb, zinb or poisson for raw counts; mse for log-normalised data.")
 ]
 Epochs = Annotated[int | None, typer.Option(help="Passes through the data. Default: fitted to the number of cells.")]
 Seed = Annotated[int, typer.Option(help="Seed of the weights, of training and of the draws.")]
@@ -158,6 +158,8 @@ def predict(
     from . import TRVAE
 
     adata = _read(data)
+    if out.exists():
+        _fail(f"{out} is there already. Name another file with --out.")
     if holdout is not None:
         if cell_type_key is None:
             _fail("--holdout needs --cell-type-key: the column that holds the cell types.")
@@ -220,8 +222,10 @@ def _clear_errors() -> Iterator[None]:
     """Turn the package's errors about the user's data into a message and exit code 1."""
     try:
         yield
-    except (KeyError, ValueError, TypeError) as error:
-        _fail(str(error.args[0]) if error.args else repr(error))
+    except (FileNotFoundError, KeyError, ValueError, TypeError) as error:
+        # of a KeyError, str gives the message in quotes
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        _fail(text or repr(error))
 
 
 def _fail(message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from trvae_scvi._intervals import ModelError
+
 from ._baseline_methods import BASELINES, Method, baseline_predictions
 from ._baselines import fold_change, mean_of_others, mean_shift, no_change
 from ._comparison import compare_predictions
@@ -17,6 +19,7 @@ __all__ = [
     "HoldOut",
     "LatentShiftMethod",
     "Method",
+    "ModelError",
     "Pairs",
     "PertpyScGenMethod",
     "SCVIMethod",

@@ -75,7 +75,7 @@ def baseline_predictions(
     *,
     group_key: str,
     group: Hashable,
-    condition_key: str,
+    condition_key: str = "condition",
     control: Hashable,
     target: Hashable,
     layer: str | None = None,
@@ -109,10 +109,19 @@ def baseline_predictions(
     Raises
     ------
     KeyError
-        If the layer is missing.
+        If a column or the layer is missing.
     ValueError
-        If a column is missing, `control` and `target` are the same, the group has no control cells, no other group has
-        both conditions, or the values are no counts.
+        If `control` and `target` are the same, the group has no control cells, no other group has both conditions, or
+        the values are no counts.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3)
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    >>> predicted = tv.benchmark.baseline_predictions(adata, **keys, group="type_1", target="stimulated")
+    >>> list(predicted)
+    ['no change', 'mean of others', 'mean shift', 'PCA shift', 'ridge', 'fold change']
     """
     _check_columns(adata, group_key, condition_key)
     if control == target:
@@ -156,7 +165,7 @@ def predicted_cells(method: Method, holdout: HoldOut) -> np.ndarray:
     """
     prediction = method(holdout)
     if isinstance(prediction, AnnData):
-        check_same_genes(holdout.control, prediction=prediction)
+        check_same_genes(control=holdout.control, prediction=prediction)
         return comparison_matrix(prediction, counts=holdout.counts, name="prediction")
     if not isinstance(prediction, np.ndarray):
         msg = f"Expected a prediction as AnnData or array, found {type(prediction).__name__}."
@@ -200,4 +209,4 @@ def _check_columns(adata: AnnData, *keys: str) -> None:
     for key in keys:
         if key not in adata.obs.columns:
             msg = f"Expected the column {key!r} in `adata.obs`, found {list(adata.obs.columns)}."
-            raise ValueError(msg)
+            raise KeyError(msg)

@@ -7,11 +7,13 @@ condition. Those that need linear algebra are in `_linear`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from trvae_scvi._counterfactual import counterfactual_nb
+from trvae_scvi._validation import check_number
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 __all__ = [
     "add_change",
     "check_groups",
+    "dense",
     "fold_change",
+    "gene_means",
     "group_changes",
     "lowest_value",
     "mean_of_others",
@@ -36,13 +40,20 @@ def no_change(control: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     control
-        `k x d` control cells of the held-out group.
+        `k x d` control cells of the held-out group, dense or sparse.
 
     Returns
     -------
-    A copy of `control`.
+    A dense copy of `control`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from trvae_scvi.benchmark import no_change
+    >>> no_change(np.array([[1.0, 2.0]]))
+    array([[1., 2.]])
     """
-    return np.array(control)
+    return np.array(dense(control))
 
 
 def mean_of_others(targets: Mapping[Hashable, np.ndarray], *, max_cells: int = 400) -> np.ndarray:
@@ -51,25 +62,33 @@ def mean_of_others(targets: Mapping[Hashable, np.ndarray], *, max_cells: int = 4
     Parameters
     ----------
     targets
-        For each other group its `m_g x d` cells under the target condition.
+        For each other group its `m_g x d` cells under the target condition, dense or sparse.
     max_cells
         The first so many cells of each group are taken, so that a large group does not outweigh the others.
 
     Returns
     -------
-    The cells taken, in the order of the mapping: `sum_g min(m_g, max_cells) x d`.
+    The cells taken, dense and in the order of the mapping: `sum_g min(m_g, max_cells) x d`.
 
     Raises
     ------
     ValueError
         If there is no other group or `max_cells` is below 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from trvae_scvi.benchmark import mean_of_others
+    >>> mean_of_others({"B": np.array([[3.0, 0.0]]), "T": np.array([[5.0, 1.0]])})
+    array([[3., 0.],
+           [5., 1.]])
     """
     check_groups(targets, targets)
     if max_cells < 1:
         msg = f"Expected `max_cells` to be at least 1, found {max_cells}."
         raise ValueError(msg)
     # Copied group by group: a slice would keep all cells of each group in memory until the end.
-    return np.concatenate([np.array(targets[group][:max_cells]) for group in targets])
+    return np.concatenate([np.array(dense(targets[group][:max_cells])) for group in targets])
 
 
 def mean_shift(
@@ -83,19 +102,28 @@ def mean_shift(
     Parameters
     ----------
     control
-        `k x d` control cells of the held-out group.
+        `k x d` control cells of the held-out group, dense or sparse.
     controls, targets
-        For each other group its cells under control and under the target condition, `n_g x d` and `m_g x d`; the same
-        groups in both.
+        For each other group its cells under control and under the target condition, `n_g x d` and `m_g x d`, dense or
+        sparse; the same groups in both.
 
     Returns
     -------
-    `k x d` predicted cells, of the floating point type of `control`.
+    A dense array of `k x d` predicted cells, of the floating point type of `control`.
 
     Raises
     ------
     ValueError
         If there is no other group, or the groups of `controls` and `targets` differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from trvae_scvi.benchmark import mean_shift
+    >>> control = np.array([[1.0, 2.0]])
+    >>> controls, targets = {"B": np.array([[0.0, 0.0]])}, {"B": np.array([[3.0, 0.0]])}
+    >>> mean_shift(control, controls, targets)
+    array([[4., 2.]])
     """
     check_groups(controls, targets)
     change = group_changes(controls, targets).mean(axis=0)
@@ -121,10 +149,10 @@ def fold_change(
     Parameters
     ----------
     control
-        `k x d` counts of the control cells of the held-out group.
+        `k x d` counts of the control cells of the held-out group, dense or sparse.
     controls, targets
         For each other group the counts of its cells under control and under the target condition, `n_g x d` and
-        `m_g x d`; the same groups in both.
+        `m_g x d`, dense or sparse; the same groups in both.
     pseudocount
         Added to both means, in counts per 10,000.
     theta
@@ -134,15 +162,27 @@ def fold_change(
 
     Returns
     -------
-    `k x d` predicted counts of the type of `control`.
+    A dense array of `k x d` predicted counts of the type of `control`.
 
     Raises
     ------
     ValueError
-        If there is no other group, the groups of `controls` and `targets` differ, or the control cells' values are no
-        counts.
+        If there is no other group, the groups of `controls` and `targets` differ, the control cells' values are no
+        counts, or `theta` is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from trvae_scvi.benchmark import fold_change
+    >>> control = np.array([[40.0, 60.0], [50.0, 50.0]])
+    >>> controls, targets = {"B": np.array([[50.0, 50.0]])}, {"B": np.array([[0.0, 100.0]])}
+    >>> predicted = fold_change(control, controls, targets)
+    >>> bool((predicted[:, 0] < control[:, 0]).all()), bool((predicted[:, 1] > control[:, 1]).all())
+    (True, True)
     """
     check_groups(controls, targets)
+    check_number("theta", theta, positive=True)
+    control = dense(control)
     if (control < 0).any() or (np.rint(control) != control).any():
         msg = "Expected counts (whole numbers from 0) in `control`, found other values. Pass counts, not normalised."
         raise ValueError(msg)
@@ -165,12 +205,7 @@ def fold_change(
 
 def group_changes(controls: Mapping[Hashable, np.ndarray], targets: Mapping[Hashable, np.ndarray]) -> np.ndarray:
     """Change of the mean from control to target in every group, `groups x d`, in the order of `targets`."""
-    return np.stack(
-        [
-            targets[group].mean(axis=0, dtype=np.float64) - controls[group].mean(axis=0, dtype=np.float64)
-            for group in targets
-        ]
-    )
+    return np.stack([gene_means(targets[group]) - gene_means(controls[group]) for group in targets])
 
 
 def lowest_value(control: np.ndarray, *groups: Mapping[Hashable, np.ndarray]) -> float:
@@ -180,8 +215,19 @@ def lowest_value(control: np.ndarray, *groups: Mapping[Hashable, np.ndarray]) ->
 
 def add_change(control: np.ndarray, change: np.ndarray, *, lowest: float) -> np.ndarray:
     """Add a change (`d`) to every control cell (`k x d`); clip at 0 unless `lowest`, of the cells given, is below."""
-    shifted = control + change.astype(np.result_type(control, np.float32))
+    shifted = dense(control) + change.astype(np.result_type(control, np.float32))
     return shifted if lowest < 0 else np.clip(shifted, 0, None)
+
+
+def gene_means(cells: Any) -> np.ndarray:
+    """Mean of every gene over dense or sparse cells, `n x d` to `d`."""
+    # scipy gives a matrix, in which a mean would stay two-dimensional
+    return np.asarray(cells.mean(axis=0, dtype=np.float64)).ravel()
+
+
+def dense(cells: Any) -> np.ndarray:
+    """Cells as an array, in new memory if they are sparse."""
+    return cells.toarray() if sparse.issparse(cells) else cells
 
 
 def check_groups(controls: Mapping[Hashable, np.ndarray], targets: Mapping[Hashable, np.ndarray]) -> None:
@@ -196,5 +242,6 @@ def check_groups(controls: Mapping[Hashable, np.ndarray], targets: Mapping[Hasha
 
 def _proportions(counts: np.ndarray) -> np.ndarray:
     """Mean over cells of each gene's share of the cell's counts (`n x d` to `d`); an empty cell's shares are 0."""
+    counts = dense(counts)
     totals = counts.sum(axis=1, keepdims=True, dtype=np.float64)
     return (counts / np.where(totals == 0, 1.0, totals)).mean(axis=0, dtype=np.float64)

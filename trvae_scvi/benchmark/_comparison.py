@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from trvae_scvi._validation import check_column
 from trvae_scvi.metrics import comparison_matrix, noise_ceiling, score_arrays, skill
+from trvae_scvi.metrics._anndata import check_same_genes
 
-from ._baseline_methods import baseline_predictions
+from ._baseline_methods import BASELINES, baseline_predictions
+from ._holdout import rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Hashable
 
     from anndata import AnnData
 
@@ -28,7 +32,7 @@ def compare_predictions(
     *,
     group_key: str,
     group: Hashable,
-    condition_key: str,
+    condition_key: str = "condition",
     control: Hashable,
     target: Hashable,
     layer: str | None = None,
@@ -40,7 +44,8 @@ def compare_predictions(
     Parameters
     ----------
     predictions
-        For each method its predicted cells, in ``X``; for example from `TRVAE.predict_perturbation`.
+        For each method its predicted cells, in ``X``, with the genes of `adata` in its order; for example from
+        `TRVAE.predict_perturbation`. The names are others than those of the baselines and the ceiling.
     adata
         All measured cells, those held out included; read only to score, and the other groups to build the baselines.
     group_key, group
@@ -62,16 +67,35 @@ def compare_predictions(
 
     Raises
     ------
+    KeyError
+        If a column or the layer is missing.
+    TypeError
+        If `predictions` is no mapping, or holds anything but AnnData objects.
     ValueError
-        If there are no cells of the group under either condition, no other group has both, or the values are no counts.
+        If a prediction has other genes than `adata`, another order of them, or the name of a baseline or of the
+        ceiling, there are no cells of the group under either condition, `control` and `target` are the same, no other
+        group has both, or the values are no counts.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3)
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    >>> predictions = {"the truth": truth[truth.obs["cell_type"] == "type_1"]}
+    >>> table = tv.benchmark.compare_predictions(predictions, adata, **keys, group="type_1", target="stimulated")
+    >>> table.columns.tolist(), table["method"].unique().tolist()[:2]
+    (['method', 'genes', 'metric', 'value', 'skill'], ['the truth', 'no change'])
     """
-    of_group = adata.obs[group_key].isin([group]).to_numpy()
-    real, given = (
-        comparison_matrix(
-            adata[of_group & adata.obs[condition_key].isin([name]).to_numpy()], layer=layer, counts=counts
-        )
-        for name in (target, control)
-    )
+    _check_predictions(predictions, adata)
+    for argument, key in (("group_key", group_key), ("condition_key", condition_key)):
+        check_column(adata, argument, key)
+    of_group = rows_of(adata.obs[group_key], group)
+    rows = {name: of_group & rows_of(adata.obs[condition_key], name) for name in (target, control)}
+    for name, mask in rows.items():
+        if not mask.any():
+            msg = f"Expected cells with {group_key} {group!r} and {condition_key} {name!r}, found none."
+            raise ValueError(msg)
+    real, given = (comparison_matrix(adata[rows[name]], layer=layer, counts=counts) for name in (target, control))
     matrices = {name: comparison_matrix(cells, counts=counts, name=name) for name, cells in predictions.items()}
     matrices |= baseline_predictions(
         adata,
@@ -83,12 +107,23 @@ def compare_predictions(
         layer=layer,
         counts=counts,
     )
-    n_top_genes = min(n_top_genes, real.shape[1])
     scores = {name: score_arrays(cells, real, given, n_top_genes=n_top_genes) for name, cells in matrices.items()}
     ceiling = noise_ceiling(real, given, n_top_genes=n_top_genes)
     frames = [with_skill(frame, scores[REFERENCE], ceiling).assign(method=name) for name, frame in scores.items()]
     frames.append(with_skill(ceiling, scores[REFERENCE], ceiling).assign(method=CEILING))
     return pd.concat(frames, ignore_index=True)[["method", "genes", "metric", "value", "skill"]]
+
+
+def _check_predictions(predictions: Mapping[str, AnnData], adata: AnnData) -> None:
+    if not isinstance(predictions, Mapping):
+        msg = f"Expected `predictions` to map names of methods to AnnData objects, found {type(predictions).__name__}."
+        raise TypeError(msg)
+    taken = [name for name in predictions if name in (*BASELINES, CEILING)]
+    if taken:
+        msg = f"Expected names other than those of the baselines and the ceiling, found {taken}. Choose others."
+        raise ValueError(msg)
+    for name, cells in predictions.items():
+        check_same_genes(**{"adata": adata, f"predictions[{name!r}]": cells})
 
 
 def with_skill(scores: pd.DataFrame, reference: pd.DataFrame, ceiling: pd.DataFrame) -> pd.DataFrame:

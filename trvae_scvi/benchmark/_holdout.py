@@ -33,14 +33,29 @@ class HoldOut:
         All cells but those held out: other groups, other conditions and the group's own control cells. Values in ``X``.
     control
         The group's control cells, to predict from; they are in `training`, too.
-    group_key, group
-        Column of `obs` with the groups, and the group held out.
-    condition_key, source, target
-        Column of `obs` with the conditions, the condition of `control` and the one to predict.
+    group_key
+        Column of `obs` with the groups.
+    group
+        The group held out.
+    condition_key
+        Column of `obs` with the conditions.
+    source
+        Condition of `control`.
+    target
+        Condition to predict.
     counts
         Whether ``X`` holds counts. ``False``: values that are normalised already.
     seed
         Seed of everything random in a method.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3)
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    >>> holdout, real = tv.benchmark.hold_out(adata, **keys, group="type_1", target="stimulated")
+    >>> holdout.group, holdout.source, holdout.target
+    ('type_1', 'control', 'stimulated')
     """
 
     training: AnnData
@@ -63,6 +78,14 @@ class Pairs(NamedTuple):
         Groups and conditions to hold them out under.
     skipped
         Those that cannot be, with the keys `group`, `target` and `reason`.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3)
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    >>> tv.benchmark.hold_out_pairs(adata, **keys, groups=["type_1"])
+    Pairs(pairs=[('type_1', 'stimulated')], skipped=[])
     """
 
     pairs: list[tuple[Hashable, Hashable]]
@@ -74,7 +97,7 @@ def hold_out(
     *,
     group_key: str,
     group: Hashable,
-    condition_key: str,
+    condition_key: str = "condition",
     control: Hashable,
     target: Hashable,
     layer: str | None = None,
@@ -114,11 +137,23 @@ def hold_out(
     KeyError
         If a column or layer is not there.
     ValueError
-        If a column is incomplete, the group has no cell under either condition, or fewer than 10 to predict from have a
-        count of the genes chosen.
+        If a column is incomplete, `control` and `target` are the same, the group has no cell under either condition, or
+        fewer than 10 to predict from have a count of the genes chosen.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3)
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    >>> holdout, real = tv.benchmark.hold_out(adata, **keys, group="type_1", target="stimulated")
+    >>> holdout.training.n_obs + real.n_obs == adata.n_obs
+    True
     """
     check_column(adata, "group_key", group_key)
     check_column(adata, "condition_key", condition_key)
+    if control == target:
+        msg = f"Expected two conditions, found {control!r} as `control` and as `target`."
+        raise ValueError(msg)
     of_group = rows_of(adata.obs[group_key], group)
     held_out, own = (of_group & rows_of(adata.obs[condition_key], name) for name in (target, control))
     for name, rows in ((control, own), (target, held_out)):
@@ -143,7 +178,7 @@ def hold_out_pairs(
     adata: AnnData,
     *,
     group_key: str,
-    condition_key: str,
+    condition_key: str = "condition",
     control: Hashable,
     groups: Sequence[Hashable] | None = None,
     targets: Sequence[Hashable] | None = None,
@@ -170,9 +205,23 @@ def hold_out_pairs(
 
     Raises
     ------
+    KeyError
+        If a column is not there.
     ValueError
         If a group or a condition is not in the data or asked for twice, or the control is among the targets.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3)
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    >>> tv.benchmark.hold_out_pairs(adata, **keys).pairs
+    [('type_1', 'stimulated'), ('type_2', 'stimulated'), ('type_3', 'stimulated')]
     """
+    for argument, key in (("group_key", group_key), ("condition_key", condition_key)):
+        if key not in adata.obs:
+            msg = f"`{argument}={key!r}` not found in `adata.obs`; its columns are {list(adata.obs.columns)}."
+            raise KeyError(msg)
     groups = _asked("groups", groups, adata.obs[group_key])
     known = _asked("control", [control], adata.obs[condition_key])
     if targets is None:

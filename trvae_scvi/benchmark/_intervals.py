@@ -76,15 +76,30 @@ def calibrate_intervals(
     ------
     KeyError
         If a column or layer is not there.
+    TypeError
+        If `method` cannot be called.
     ValueError
         If no group can be held out, `level` is not between 0 and 1, or for what the method refuses.
 
     Examples
     --------
-    >>> error = tv.benchmark.calibrate_intervals(adata, group_key="cell_type", control="control")  # doctest: +SKIP
+    >>> import trvae_scvi as tv
+    >>> adata = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3).adata
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    >>> error = tv.benchmark.calibrate_intervals(adata, **keys)  # doctest: +SKIP
     >>> model.get_perturbation_effect(nk, target="stimulated", model_error=error)  # doctest: +SKIP
+
+    The same for a prediction without a network, which is faster:
+
+    >>> method = tv.benchmark.BASELINES["mean shift"]
+    >>> error = tv.benchmark.calibrate_intervals(adata, **keys, method=method, progress_bar=False)
+    >>> error._fields
+    ('floor', 'share')
     """
     check_number("level", level, positive=True, below=1.0)
+    if method is not None and not callable(method):
+        msg = f"Expected `method` to be callable, such as `TRVAEMethod()`, found {method!r}."
+        raise TypeError(msg)
     check_column(adata, "group_key", group_key)
     check_column(adata, "condition_key", condition_key)
     if not list(seeds):
@@ -125,6 +140,16 @@ def change_table(
     One row per gene with the columns `change` (predicted mean - control mean), `standard_error` (what the sampling of
     as many cells as were predicted, and of the real ones, adds to the difference of their means), `change_real` and
     `responsive`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import trvae_scvi as tv
+    >>> rng = np.random.default_rng(0)
+    >>> predicted, real, control = (rng.normal(mean, size=(30, 20)) for mean in (1, 2, 0))
+    >>> changes = tv.benchmark.change_table(predicted, real, control, n_top_genes=5)
+    >>> changes.columns.tolist()
+    ['change', 'standard_error', 'change_real', 'responsive']
     """
     means = [cells.mean(axis=0, dtype=np.float64) for cells in (predicted, real, control)]
     variance = predicted.var(axis=0, dtype=np.float64, ddof=1)
@@ -153,7 +178,28 @@ def fit_model_error(tables: Sequence[pd.DataFrame], *, level: float = 0.9) -> Mo
     Returns
     -------
     As :func:`calibrate_intervals`.
+
+    Raises
+    ------
+    TypeError
+        If `level` is no number.
+    ValueError
+        If there is no table, or `level` is not between 0 and 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import trvae_scvi as tv
+    >>> rng = np.random.default_rng(0)
+    >>> predicted, real, control = (rng.normal(mean, size=(30, 20)) for mean in (1, 2, 0))
+    >>> changes = tv.benchmark.change_table(predicted, real, control, n_top_genes=5)
+    >>> tv.benchmark.fit_model_error([changes])._fields
+    ('floor', 'share')
     """
+    check_number("level", level, positive=True, below=1.0)
+    if not len(tables):
+        msg = "Expected at least one table of changes in `tables`, found none. Make them with `change_table`."
+        raise ValueError(msg)
     names = ("change", "standard_error", "change_real", "responsive")
     columns = [[table[name].to_numpy() for table in tables] for name in names]
     return calibrate(*columns, level=level)
@@ -176,7 +222,26 @@ def coverage_table(
     Returns
     -------
     Two rows per group with the columns `group`, `genes` (`"all"` or `"responsive"`), `coverage` and `mean_width`.
+
+    Raises
+    ------
+    TypeError
+        If `level` is no number.
+    ValueError
+        If `level` is not between 0 and 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import trvae_scvi as tv
+    >>> rng = np.random.default_rng(0)
+    >>> predicted, real, control = (rng.normal(mean, size=(30, 20)) for mean in (1, 2, 0))
+    >>> changes = tv.benchmark.change_table(predicted, real, control, n_top_genes=5)
+    >>> error = tv.benchmark.fit_model_error([changes])
+    >>> tv.benchmark.coverage_table({"B": changes}, error)[["group", "genes"]].values.tolist()
+    [['B', 'all'], ['B', 'responsive']]
     """
+    check_number("level", level, positive=True, below=1.0)
     rows = []
     for group, table in tables.items():
         half = margin(table["change"], table["standard_error"], ModelError(*error), level)

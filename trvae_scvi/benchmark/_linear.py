@@ -13,7 +13,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ._baselines import add_change, check_groups, group_changes, lowest_value
+from ._baselines import add_change, check_groups, dense, gene_means, group_changes, lowest_value
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -41,22 +41,31 @@ def pca_shift(
     Parameters
     ----------
     control
-        `k x d` control cells of the held-out group.
+        `k x d` control cells of the held-out group, dense or sparse.
     controls, targets
-        For each other group its cells under control and under the target condition, `n_g x d` and `m_g x d`; the same
-        groups in both. All of them are in memory at once.
+        For each other group its cells under control and under the target condition, `n_g x d` and `m_g x d`, dense or
+        sparse; the same groups in both. All of them are in memory at once, as dense arrays.
     n_components
         Number of components; all if there are fewer genes or cells.
 
     Returns
     -------
-    `k x d` predicted cells, of the floating point type of `control`. Clipped at 0, unless the cells given have negative
-    values themselves.
+    A dense array of `k x d` predicted cells, of the floating point type of `control`. Clipped at 0, unless the cells
+    given have negative values themselves.
 
     Raises
     ------
     ValueError
         If there is no other group, the groups of `controls` and `targets` differ, or `n_components` is below 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from trvae_scvi.benchmark import pca_shift
+    >>> control = np.array([[1.0, 2.0]])
+    >>> controls, targets = {"B": np.array([[0.0, 0.0]])}, {"B": np.array([[3.0, 0.0]])}
+    >>> pca_shift(control, controls, targets, n_components=2).round(2)
+    array([[4., 2.]])
     """
     check_groups(controls, targets)
     axes = _principal_axes(control, controls, targets, n_components)
@@ -86,21 +95,30 @@ def ridge_shift(
 
     Returns
     -------
-    `k x d` predicted cells, of the floating point type of `control`: the predicted change added to every control cell.
-    Clipped at 0, unless the cells given have negative values themselves.
+    A dense array of `k x d` predicted cells, of the floating point type of `control`: the predicted change added to
+    every control cell. Clipped at 0, unless the cells given have negative values themselves.
 
     Raises
     ------
     ValueError
         If there is no other group, the groups of `controls` and `targets` differ, or `n_components` is below 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from trvae_scvi.benchmark import ridge_shift
+    >>> control = np.array([[1.0, 2.0]])
+    >>> controls, targets = {"B": np.array([[0.0, 0.0]])}, {"B": np.array([[3.0, 0.0]])}
+    >>> ridge_shift(control, controls, targets)  # one other group: its change
+    array([[4., 2.]])
     """
     check_groups(controls, targets)
     changes = group_changes(controls, targets)
     change = changes.mean(axis=0)
     if len(changes) >= _MIN_GROUPS:
         axes = _principal_axes(control, controls, targets, n_components)
-        others = np.stack([controls[group].mean(axis=0, dtype=np.float64) for group in targets])
-        own = control.mean(axis=0, dtype=np.float64)
+        others = np.stack([gene_means(controls[group]) for group in targets])
+        own = gene_means(control)
         model = make_pipeline(StandardScaler(), RidgeCV(alphas=RIDGE_ALPHAS)).fit(others @ axes.T, changes)
         change = model.predict([own @ axes.T])[0]
     return add_change(control, change, lowest=lowest_value(control, controls, targets))
@@ -116,6 +134,6 @@ def _principal_axes(
     if n_components < 1:
         msg = f"Expected `n_components` to be at least 1, found {n_components}."
         raise ValueError(msg)
-    cells = np.concatenate([control, *controls.values(), *targets.values()])
+    cells = np.concatenate([dense(part) for part in (control, *controls.values(), *targets.values())])
     # Large data take the randomised solver, which is seeded so that the same cells give the same prediction.
     return PCA(min(n_components, *cells.shape), random_state=0).fit(cells).components_

@@ -19,7 +19,9 @@ import scvi
 import torch
 from anndata import AnnData
 
+from trvae_scvi._decoding import METHODS
 from trvae_scvi._model import TRVAE
+from trvae_scvi._validation import check_choice
 from trvae_scvi.metrics import comparison_matrix
 
 from ._holdout import other_groups
@@ -49,15 +51,29 @@ class TRVAEMethod:
     prediction
         `method` of :meth:`~trvae_scvi.TRVAE.predict_perturbation`.
 
+    Raises
+    ------
+    ValueError
+        If `prediction` is unknown.
+
     Examples
     --------
-    >>> from trvae_scvi.benchmark import TRVAEMethod
-    >>> without_penalty = TRVAEMethod({"mmd_on": None}, {"max_epochs": 50})
+    >>> import trvae_scvi as tv
+    >>> adata = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3).adata
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    >>> holdout, real = tv.benchmark.hold_out(adata, **keys, group="type_1", target="stimulated")
+    >>> method = tv.benchmark.TRVAEMethod({"mmd_on": None}, {"max_epochs": 2})
+    >>> model = method.fit(holdout)
+    >>> method.predict(model, holdout).shape == holdout.control.shape
+    True
     """
 
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     train_kwargs: Mapping[str, Any] = field(default_factory=dict)
     prediction: Literal["counterfactual", "mean", "sample"] = "counterfactual"
+
+    def __post_init__(self) -> None:
+        check_choice("prediction", self.prediction, METHODS)  # before a training
 
     def __call__(self, holdout: HoldOut) -> AnnData:
         """Train and predict; integer counts, or expected counts with ``prediction="mean"``."""
@@ -94,6 +110,16 @@ class LatentShiftMethod:
         Arguments of :class:`~trvae_scvi.TRVAE` other than `mmd_on`.
     train_kwargs
         Arguments of :meth:`~trvae_scvi.TRVAE.train`.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3).adata
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    >>> holdout, real = tv.benchmark.hold_out(adata, **keys, group="type_1", target="stimulated")
+    >>> method = tv.benchmark.LatentShiftMethod(train_kwargs={"max_epochs": 2})
+    >>> method(holdout).shape == holdout.control.shape
+    True
     """
 
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -127,6 +153,16 @@ class SCVIMethod:
         Arguments of :class:`scvi.model.SCVI`.
     train_kwargs
         Arguments of its `train`.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3).adata
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    >>> holdout, real = tv.benchmark.hold_out(adata, **keys, group="type_1", target="stimulated")
+    >>> method = tv.benchmark.SCVIMethod(train_kwargs={"max_epochs": 2})
+    >>> method(holdout).shape == holdout.control.shape
+    True
     """
 
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -166,6 +202,12 @@ class PertpyScGenMethod:
         Arguments of `pertpy.tl.Scgen`.
     train_kwargs
         Arguments of its `train`.
+
+    Examples
+    --------
+    >>> from trvae_scvi.benchmark import PertpyScGenMethod
+    >>> PertpyScGenMethod(train_kwargs={"max_epochs": 100})
+    PertpyScGenMethod(model_kwargs={}, train_kwargs={'max_epochs': 100})
     """
 
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)

@@ -64,13 +64,25 @@ def write_report(
 
     Raises
     ------
+    KeyError
+        If a column is missing.
     ValueError
-        If a column is missing or the table is empty.
+        If the table is empty.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3).adata
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    >>> table = tv.benchmark.leave_one_group_out(
+    ...     adata, **keys, methods={}, groups=["type_1"], metrics=["mse_means"], progress_bar=False
+    ... )
+    >>> tv.benchmark.write_report(table, "report.html")
     """
     missing = [name for name in _COLUMNS if name not in table.columns]
     if missing or table.empty:
         msg = f"Expected rows with the columns {_COLUMNS}, found {len(table)} rows without {missing}."
-        raise ValueError(msg)
+        raise (KeyError if missing else ValueError)(msg)
     several = table["target"].nunique() > 1
     held_out = table["group"].astype(str) + (" under " + table["target"].astype(str) if several else "")
     table = table.assign(group=held_out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -26,7 +27,7 @@ from ._task import Job, Task, compute
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Sequence
 
     from anndata import AnnData
 
@@ -139,10 +140,9 @@ def leave_one_group_out(
     >>> table["method"].unique().tolist()[:3]
     ['short', 'no change', 'mean of others']
     """
-    methods = {"trVAE": TRVAEMethod()} if methods is None else dict(methods)
+    methods = _checked_methods(methods)
     for argument, key in (("group_key", group_key), ("condition_key", condition_key)):
         check_column(adata, argument, key)
-    _check_methods(methods)
     _check_numbers(adata, seeds, n_hvg, n_top_genes, metrics)
     pairs, skipped = hold_out_pairs(
         adata, group_key=group_key, condition_key=condition_key, control=control, groups=groups, targets=targets
@@ -227,7 +227,12 @@ def _warn_of_skipped(skipped: Sequence[Mapping[str, Any]], n_pairs: int) -> None
         logger.warning("Skipped %d hold-outs: %s%s.", len(lines), "; ".join(lines[:_SHOWN]), more)
 
 
-def _check_methods(methods: Mapping[str, Method]) -> None:
+def _checked_methods(methods: Mapping[str, Method] | None) -> dict[str, Method]:
+    if methods is None:
+        return {"trVAE": TRVAEMethod()}
+    if not isinstance(methods, Mapping):
+        msg = f"Expected `methods` to map names to callables, found {methods!r}."
+        raise TypeError(msg)
     for name, method in methods.items():
         if not isinstance(name, str) or not callable(method):
             msg = f"Expected `methods` to map names to callables, found {name!r}: {method!r}."
@@ -235,12 +240,17 @@ def _check_methods(methods: Mapping[str, Method]) -> None:
         if name in (*BASELINES, CEILING):
             msg = f"Expected names of `methods` other than those of the baselines, found {name!r}. Choose another."
             raise ValueError(msg)
+    return dict(methods)
 
 
 def _check_numbers(
     adata: AnnData, seeds: Sequence[int], n_hvg: int | None, n_top_genes: int, metrics: Sequence[str]
 ) -> None:
-    for name, values in (("seeds", list(seeds)), ("metrics", list(metrics))):
+    for name, given in (("seeds", seeds), ("metrics", metrics)):
+        if isinstance(given, str) or not hasattr(given, "__iter__"):
+            msg = f"Expected `{name}` to be a list, found {given!r}. Write [{given!r}]."
+            raise TypeError(msg)
+        values = list(given)
         if not values or len(set(values)) < len(values):
             msg = f"Expected `{name}` to hold at least one value and none twice, found {values}."
             raise ValueError(msg)

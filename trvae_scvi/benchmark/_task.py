@@ -67,8 +67,7 @@ class Task:
         start = time.perf_counter()
         predicted = predicted_cells(method, holdout)
         seconds = time.perf_counter() - start
-        n_top_genes = min(self.n_top_genes, real.shape[1])
-        scores = score_arrays(predicted, real, control, n_top_genes=n_top_genes, metrics=self.metrics)
+        scores = score_arrays(predicted, real, control, n_top_genes=self.n_top_genes, metrics=self.metrics)
         return scores.assign(seconds=seconds)
 
 
@@ -123,6 +122,5 @@ def _references(task: Task, holdout: HoldOut, real: np.ndarray, control: np.ndar
         for name, method in BASELINES.items()
         if task.counts or name != "fold change"
     ]
-    n_top_genes = min(task.n_top_genes, real.shape[1])
-    ceiling = noise_ceiling(real, control, n_top_genes=n_top_genes, metrics=task.metrics)
+    ceiling = noise_ceiling(real, control, n_top_genes=task.n_top_genes, metrics=task.metrics)
     return pd.concat([*frames, ceiling.assign(method=CEILING)], ignore_index=True)

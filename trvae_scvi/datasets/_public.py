@@ -37,7 +37,8 @@ def kang_2018() -> AnnData:
 
     Examples
     --------
-    >>> adata = trvae_scvi.datasets.kang_2018()  # doctest: +SKIP
+    >>> import trvae_scvi as tv
+    >>> adata = tv.datasets.kang_2018()  # doctest: +SKIP
     """
     return _load(
         "kang_2018.h5ad",
@@ -65,7 +66,8 @@ def haber_2017() -> AnnData:
 
     Examples
     --------
-    >>> adata = trvae_scvi.datasets.haber_2017()  # doctest: +SKIP
+    >>> import trvae_scvi as tv
+    >>> adata = tv.datasets.haber_2017()  # doctest: +SKIP
     """
     return _load(
         "haber_2017_regions.h5ad",

@@ -32,7 +32,7 @@ _COMPOSITION = 5.0  # Dirichlet concentration of the type proportions of a condi
 
 
 class SimulatedPerturbation(NamedTuple):
-    """What :func:`simulate_perturbation` returns.
+    """What :func:`~trvae_scvi.datasets.simulate_perturbation` returns.
 
     Attributes
     ----------
@@ -41,6 +41,13 @@ class SimulatedPerturbation(NamedTuple):
     truth
         Every control cell under every target: ``X`` holds one draw coupled to the counts of the cell,
         ``layers["mean"]`` the counterfactual mean. Names are ``<cell>-<target>``.
+
+    Examples
+    --------
+    >>> from trvae_scvi.datasets import simulate_perturbation
+    >>> simulated = simulate_perturbation(n_cells=600, n_genes=50)
+    >>> simulated.adata.shape, simulated.truth.shape
+    ((600, 50), (300, 50))
     """
 
     adata: AnnData
@@ -116,7 +123,7 @@ def simulate_perturbation(
     n_types
         Number of cell types, ``"type_1"``, ``"type_2"``, ...
     targets
-        Names of the conditions beside ``"control"``.
+        List of the names of the conditions beside ``"control"``, each once.
     type_specific
         Draw every type's response by itself. The response of a type that was held out is then **not
         predictable** from the other types, by any method.
@@ -127,6 +134,14 @@ def simulate_perturbation(
     -------
     The cells (counts in ``X``, ``obs`` with `condition` and `cell_type`) and the truth.
 
+    Raises
+    ------
+    TypeError
+        If `targets` is a text instead of a list of them.
+    ValueError
+        If there are fewer than 2 types, 10 genes, one target or 10 cells for every type and condition, or a target is
+        there twice or named ``"control"``.
+
     Examples
     --------
     >>> from trvae_scvi.datasets import simulate_perturbation
@@ -134,7 +149,7 @@ def simulate_perturbation(
     >>> sorted(adata.obs["condition"].unique())
     ['control', 'stimulated']
     """
-    targets = list(targets)
+    targets = _checked_targets(targets)
     if n_types < 2 or n_genes < 10 or n_cells < 10 * n_types * (len(targets) + 1) or not targets:
         msg = (
             "Expected at least 2 types, 10 genes, one target and 10 cells for every type and condition, found "
@@ -164,6 +179,17 @@ def simulate_perturbation(
                 truth.layers["mean"] = (mu * fold).astype(np.float32)
                 truths.append(truth)
     return SimulatedPerturbation(_concatenated(cells), _concatenated(truths))
+
+
+def _checked_targets(targets: Sequence[str]) -> list[str]:
+    if isinstance(targets, str):
+        msg = f"Expected `targets` to be a list of conditions, found the text {targets!r}. Write [{targets!r}]."
+        raise TypeError(msg)
+    names = list(targets)
+    if len(set(names)) < len(names) or CONTROL in names:
+        msg = f"Expected different `targets`, none of them {CONTROL!r}, found {names}."
+        raise ValueError(msg)
+    return names
 
 
 def _draw_population(rng: np.random.Generator, n_types: int, n_genes: int) -> _Population:

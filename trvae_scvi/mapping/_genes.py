@@ -32,6 +32,13 @@ class GeneComparison(NamedTuple):
 
     `kept` are in both and `missing` in the reference only, both in the order of the reference; `extra` are in the query
     only, in its order.
+
+    Examples
+    --------
+    >>> from trvae_scvi.mapping import compare_genes
+    >>> kept, missing, extra = compare_genes(["CD4", "ISG15"], ["ISG15", "CD8A"])
+    >>> list(kept), list(missing), list(extra)
+    (['ISG15'], ['CD8A'], ['CD4'])
     """
 
     kept: pd.Index

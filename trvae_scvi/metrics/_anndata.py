@@ -9,6 +9,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
+from anndata import AnnData
 
 from ._matrix import as_matrix, log_normalize_matrix
 from ._score import SKILL_METRICS, score_arrays
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
-    from anndata import AnnData
 
 __all__ = ["check_same_genes", "comparison_matrix", "score_prediction"]
 
@@ -50,7 +50,7 @@ def score_prediction(
     layer
         The layer to read in all three; `None` reads `X`.
     n_top_genes
-        Number of genes in the second set.
+        Number of genes in the second set; all genes if there are fewer.
     counts
         Whether the values are counts (or expected counts), to be log-normalised. `False` compares them as they are:
         for models that were trained on normalised data.
@@ -65,16 +65,28 @@ def score_prediction(
 
     Raises
     ------
+    KeyError
+        If a layer is missing.
+    TypeError
+        If what should be an AnnData is none.
     ValueError
-        If the genes or their order differ, a layer is missing, the values are not what the metrics take, or a metric is
-        unknown.
+        If the genes or their order differ, the values are not what the metrics take, or a metric is unknown.
 
     Warns
     -----
     UserWarning
         If `counts` is set and the real or the control cells have values that are no integers.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50)
+    >>> control, real = (adata[adata.obs["condition"] == name] for name in ("control", "stimulated"))
+    >>> scores = tv.metrics.score_prediction(truth, real, control, n_top_genes=10)
+    >>> scores.columns.tolist(), scores["genes"].unique().tolist()
+    (['genes', 'metric', 'value'], ['all', 'top10'])
     """
-    check_same_genes(real, pred=pred, control=control)
+    check_same_genes(real=real, pred=pred, control=control)
     matrices = [
         comparison_matrix(pred, layer=layer, counts=counts, name="pred"),
         comparison_matrix(real, layer=layer, counts=counts, name="real", expect_integers=True),
@@ -114,19 +126,32 @@ def comparison_matrix(
 
     Raises
     ------
+    KeyError
+        If the layer is missing.
+    TypeError
+        If what should be an AnnData is none.
     ValueError
-        If the layer is missing, `X` is empty, or the values are not finite or, with `counts`, no counts.
+        If `X` is empty, or the values are not finite or, with `counts`, no counts.
 
     Warns
     -----
     UserWarning
         As said for `expect_integers`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from anndata import AnnData
+    >>> from trvae_scvi.metrics import comparison_matrix
+    >>> np.expm1(comparison_matrix(AnnData(np.array([[1.0, 3.0]])))).round()
+    array([[2500., 7500.]], dtype=float32)
     """
+    _check_anndata(adata, name)
     if layer is not None and layer not in adata.layers:
         # Newer versions of anndata list X as the layer None.
         present = [key for key in adata.layers if key is not None]
         msg = f"Expected the layer {layer!r} in `{name}`, found the layers {present}."
-        raise ValueError(msg)
+        raise KeyError(msg)
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         msg = f"Expected values in `{name}.X`, found None. Name a layer that holds them."
@@ -146,34 +171,44 @@ def comparison_matrix(
     return log_normalize_matrix(dense, name)
 
 
-def check_same_genes(real: AnnData, **others: AnnData) -> None:
+def check_same_genes(**adatas: AnnData) -> None:
     """Check that AnnData objects have the same genes in the same order.
 
     Parameters
     ----------
-    real
-        The object to compare with.
-    **others
-        The other objects, by the name to use in the message.
+    **adatas
+        The objects by the names to use in messages. The others are compared with the first.
 
     Raises
     ------
+    TypeError
+        If what should be an AnnData is none.
     ValueError
-        If the `var_names` of one of them differ from those of `real`, in content or in order.
+        If the `var_names` of one of them differ from those of the first, in content or in order.
     """
-    for name, other in others.items():
-        if other.var_names.equals(real.var_names):
+    for name, adata in adatas.items():
+        _check_anndata(adata, name)
+    (first, reference), *others = adatas.items()
+    genes = reference.var_names
+    for name, other in others:
+        if other.var_names.equals(genes):
             continue
-        absent, foreign = real.var_names.difference(other.var_names), other.var_names.difference(real.var_names)
+        absent, foreign = genes.difference(other.var_names), other.var_names.difference(genes)
         if len(absent) or len(foreign):
             msg = (
-                f"Expected the same genes in `{name}` and `real`, found {len(absent)} of `real` missing in `{name}` "
-                f"(such as {list(absent[:3])}) and {len(foreign)} only there (such as {list(foreign[:3])}). "
+                f"Expected the same genes in `{name}` and `{first}`, found {len(absent)} of `{first}` missing in "
+                f"`{name}` (such as {list(absent[:3])}) and {len(foreign)} only there (such as {list(foreign[:3])}). "
                 "Subset both to their common genes."
             )
         else:
             msg = (
-                f"Expected the genes of `{name}` and `real` in the same order, found another. "
-                f"Reorder with `{name}[:, real.var_names]`."
+                f"Expected the genes of `{name}` and `{first}` in the same order, found another. "
+                f"Reorder with `{name}[:, {first}.var_names]`."
             )
         raise ValueError(msg)
+
+
+def _check_anndata(adata: object, name: str) -> None:
+    if not isinstance(adata, AnnData):
+        msg = f"Expected `{name}` to be an AnnData, found {type(adata).__name__}. For arrays there is `score_arrays`."
+        raise TypeError(msg)

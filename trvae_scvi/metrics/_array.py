@@ -49,6 +49,12 @@ def squared_pearson_means(pred: Any, real: Any) -> float:
     ------
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import squared_pearson_means
+    >>> round(squared_pearson_means([[2, 4, 6]], [[1, 2, 3]]), 2)  # twice too large, which it does not see
+    1.0
     """
     pred, real = as_matrices([pred, real], ["pred", "real"])
     return _pearson(gene_means(pred), gene_means(real)) ** 2
@@ -72,6 +78,12 @@ def squared_pearson_variances(pred: Any, real: Any) -> float:
     ------
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import squared_pearson_variances
+    >>> round(squared_pearson_variances([[0, 0, 0], [1, 2, 3]], [[0, 0, 0], [2, 4, 6]]), 2)
+    1.0
     """
     pred, real = as_matrices([pred, real], ["pred", "real"])
     return _pearson(gene_variances(pred), gene_variances(real)) ** 2
@@ -98,6 +110,12 @@ def r2_means(pred: Any, real: Any) -> float:
     ------
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import r2_means
+    >>> round(r2_means([[2, 4, 6]], [[1, 2, 3]]), 2)
+    -6.0
     """
     pred, real = as_matrices([pred, real], ["pred", "real"])
     return _determination(gene_means(pred), gene_means(real))
@@ -122,6 +140,12 @@ def r2_variances(pred: Any, real: Any) -> float:
     ------
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import r2_variances
+    >>> round(r2_variances([[0, 0, 0], [1, 2, 3]], [[0, 0, 0], [2, 4, 6]]), 2)
+    -0.69
     """
     pred, real = as_matrices([pred, real], ["pred", "real"])
     return _determination(gene_variances(pred), gene_variances(real))
@@ -145,6 +169,12 @@ def variance_ratio(pred: Any, real: Any) -> float:
     ------
     ValueError
         If a side has fewer than 2 cells, or the arrays are no matrices of finite values with the same number of genes.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import variance_ratio
+    >>> round(variance_ratio([[0, 0], [1, 2]], [[0, 0], [2, 4]]), 2)
+    0.25
     """
     pred, real = as_matrices([pred, real], ["pred", "real"])
     if min(len(pred), len(real)) < 2:
@@ -173,6 +203,13 @@ def pearson_change(pred: Any, real: Any, control: Any) -> float:
     ------
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import pearson_change
+    >>> control, real = [[1, 1, 1]], [[2, 1, 0]]
+    >>> round(pearson_change([[3, 1, -1]], real, control), 2), pearson_change(control, real, control)
+    (1.0, 0.0)
     """
     pred, real, control = as_matrices([pred, real, control], ["pred", "real", "control"])
     predicted_change = gene_means(pred) - gene_means(control)
@@ -200,6 +237,12 @@ def cosine_change(pred: Any, real: Any, control: Any) -> float:
     ------
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import cosine_change
+    >>> round(cosine_change([[2, 2]], [[4, 1]], [[1, 1]]), 2)
+    0.71
     """
     pred, real, control = as_matrices([pred, real, control], ["pred", "real", "control"])
     predicted_change, change = gene_means(pred) - gene_means(control), gene_means(real) - gene_means(control)
@@ -226,6 +269,12 @@ def mse_means(pred: Any, real: Any) -> float:
     ------
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import mse_means
+    >>> mse_means([[1, 2]], [[1, 4]])
+    2.0
     """
     pred, real = as_matrices([pred, real], ["pred", "real"])
     return float(mean_squared_error(gene_means(real), gene_means(pred)))
@@ -247,6 +296,12 @@ def mae_means(pred: Any, real: Any) -> float:
     ------
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import mae_means
+    >>> mae_means([[1, 2]], [[1, 4]])
+    1.0
     """
     pred, real = as_matrices([pred, real], ["pred", "real"])
     return float(mean_absolute_error(gene_means(real), gene_means(pred)))

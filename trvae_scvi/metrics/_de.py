@@ -42,13 +42,23 @@ def responsive_genes(control: Any, real: Any, *, n_genes: int = 100) -> np.ndarr
     ValueError
         If a side has fewer than 2 cells, `n_genes` is not from 1 to the number of genes, or the arrays are no matrices
         of finite values with the same number of genes.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import responsive_genes
+    >>> control, real = [[0, 5, 1], [1, 4, 1]], [[9, 5, 1], [8, 4, 1]]
+    >>> responsive_genes(control, real, n_genes=1).tolist()
+    [0]
     """
     control, real = as_matrices([control, real], ["control", "real"])
     if min(len(control), len(real)) < 2:
         msg = f"Expected at least 2 control and 2 real cells for variances, found {len(control)} and {len(real)}."
         raise ValueError(msg)
     if not 1 <= n_genes <= real.shape[1]:
-        msg = f"Expected a number of top genes from 1 to the number of genes ({real.shape[1]}), found {n_genes}."
+        msg = (
+            f"Expected a number of top genes from 1 to the number of genes ({real.shape[1]}), found {n_genes}. Set "
+            "`n_genes`, or `n_top_genes` where several metrics are computed."
+        )
         raise ValueError(msg)
     squared_error = gene_variances(real, ddof=1) / len(real) + gene_variances(control, ddof=1) / len(control)
     t = (gene_means(real) - gene_means(control)) / (np.sqrt(squared_error) + T_DENOMINATOR_OFFSET)
@@ -133,6 +143,15 @@ def direction_accuracy(
     ------
     ValueError
         As :func:`de_genes`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from trvae_scvi.metrics import direction_accuracy, log_normalize
+    >>> rng = np.random.default_rng(0)
+    >>> real, control = (log_normalize(rng.poisson(mean, size=(90, 3))) for mean in ([5, 9, 50], [9, 5, 50]))
+    >>> direction_accuracy(real, real, control), direction_accuracy(control, real, control)
+    (1.0, 0.0)
     """
     pred, real, control = as_matrices([pred, real, control], ["pred", "real", "control"])
     responding = de_genes(real, control, method=method, alpha=alpha)
@@ -163,6 +182,15 @@ def de_recall(pred: Any, real: Any, control: Any, *, method: DEMethod = "wilcoxo
     ------
     ValueError
         As :func:`de_genes`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from trvae_scvi.metrics import de_recall, log_normalize
+    >>> rng = np.random.default_rng(0)
+    >>> real, control = (log_normalize(rng.poisson(mean, size=(90, 3))) for mean in ([5, 9, 50], [9, 5, 50]))
+    >>> de_recall(real, real, control), de_recall(control, real, control)
+    (1.0, 0.0)
     """
     pred, real, control = as_matrices([pred, real, control], ["pred", "real", "control"])
     responding, predicted = (de_genes(cells, control, method=method, alpha=alpha) for cells in (real, pred))

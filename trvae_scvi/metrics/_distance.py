@@ -45,6 +45,12 @@ def energy_distance(x: Any, y: Any, *, max_cells: int | None = 1000, seed: int |
     ValueError
         If a side has fewer than 2 rows, `max_cells` is below 2, or the arrays are no matrices of finite values with the
         same number of genes.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import energy_distance
+    >>> round(energy_distance([[0.0], [1.0]], [[5.0], [6.0]]), 3)
+    8.0
     """
     x, y = _centred(*_drawn(x, y, max_cells, seed))
     between, within_x, within_y = _means_over_pairs(x, y, lambda distances: distances)
@@ -52,11 +58,12 @@ def energy_distance(x: Any, y: Any, *, max_cells: int | None = 1000, seed: int |
 
 
 def mmd_rbf(x: Any, y: Any, *, gamma: float | None = None, max_cells: int | None = 1000, seed: int | None = 0) -> float:
-    """Squared maximum mean discrepancy of two samples with the kernel k(x, y) = exp(-gamma |x - y|^2).
+    """Squared maximum mean discrepancy of two samples with a Gaussian kernel.
 
-    ``E k(x, x') + E k(y, y') - 2 E k(x, y)``, the unbiased estimate of Gretton et al. 2012 (JMLR 13:723-773): a cell is
-    not compared with itself, so that between samples of the same distribution it scatters around 0 and can be slightly
-    negative. Programs that keep the diagonals report larger numbers.
+    ``E k(x, x') + E k(y, y') - 2 E k(x, y)`` with ``k(x, y) = exp(-gamma |x - y|^2)``, the unbiased
+    estimate of Gretton et al. 2012 (JMLR 13:723-773): a cell is not compared with itself, so that between samples of
+    the same distribution it scatters around 0 and can be slightly negative. Programs that keep the diagonals report
+    larger numbers.
 
     Parameters
     ----------
@@ -77,6 +84,12 @@ def mmd_rbf(x: Any, y: Any, *, gamma: float | None = None, max_cells: int | None
     ValueError
         If a side has fewer than 2 rows, `max_cells` is below 2, `gamma` is not positive, or the arrays are no matrices
         of finite values with the same number of genes.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import mmd_rbf
+    >>> round(mmd_rbf([[0.0], [1.0]], [[50.0], [51.0]]), 3)
+    0.736
     """
     if gamma is not None and not gamma > 0:
         msg = f"Expected a positive `gamma` or None, found {gamma}."
@@ -110,6 +123,12 @@ def wasserstein_genes(x: Any, y: Any, *, max_cells: int | None = 1000, seed: int
     ------
     ValueError
         If `max_cells` is below 2, or the arrays are no matrices of finite values with the same number of genes.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import wasserstein_genes
+    >>> round(wasserstein_genes([[0.0], [1.0]], [[5.0], [6.0]]), 3)
+    5.0
     """
     x, y = _drawn(x, y, max_cells, seed)
     return float(np.mean([stats.wasserstein_distance(a, b) for a, b in zip(x.T, y.T, strict=True)]))

@@ -32,9 +32,17 @@ def as_matrix(values: Any, name: str) -> np.ndarray:
 
     Raises
     ------
+    TypeError
+        If `values` is an AnnData.
     ValueError
         If `values` is not two-dimensional, is empty or contains NaN or infinity.
     """
+    if hasattr(values, "var_names"):  # NumPy would try for minutes to make an array of it
+        msg = (
+            f"Expected `{name}` to be a cells x genes matrix, found {type(values).__name__}. Pass its values, for "
+            "example as `comparison_matrix(adata)` gives them."
+        )
+        raise TypeError(msg)
     dense = np.asarray(values.toarray() if sparse.issparse(values) else values)
     if dense.ndim != 2 or 0 in dense.shape:
         msg = f"Expected `{name}` to be a cells x genes matrix with at least one of each, found shape {dense.shape}."
@@ -64,6 +72,8 @@ def as_matrices(matrices: Sequence[Any], names: Sequence[str]) -> list[np.ndarra
 
     Raises
     ------
+    TypeError
+        If one of them is an AnnData.
     ValueError
         If one of them is no valid matrix or the numbers of genes differ.
     """
@@ -94,6 +104,8 @@ def log_normalize(counts: Any, *, target_sum: float = 1e4) -> np.ndarray:
 
     Raises
     ------
+    TypeError
+        If `counts` is an AnnData.
     ValueError
         If a count is negative or not finite, or `target_sum` is not positive.
 

@@ -97,7 +97,8 @@ def score_arrays(
         Predicted (`n x d`), real target (`m x d`) and real control (`k x d`) cells, dense or scipy sparse, on one
         scale: as a rule :func:`~trvae_scvi.metrics.log_normalize` of counts. At least 2 cells each.
     n_top_genes
-        Number of genes in the second set: :func:`~trvae_scvi.metrics.responsive_genes` of the real cells.
+        Number of genes in the second set, :func:`~trvae_scvi.metrics.responsive_genes` of the real cells; all genes if
+        there are fewer.
     max_cells, seed
         For the draw in :func:`~trvae_scvi.metrics.energy_distance`, the same in every metric that draws.
     metrics
@@ -112,8 +113,8 @@ def score_arrays(
     Raises
     ------
     ValueError
-        If an array has fewer than 2 cells, is not finite, numbers of genes differ or are smaller than `n_top_genes`, or
-        a metric is unknown or there twice.
+        If an array has fewer than 2 cells, is not finite, numbers of genes differ, `n_top_genes` is below 1, or a
+        metric is unknown or there twice.
 
     Examples
     --------
@@ -155,7 +156,8 @@ def noise_ceiling(
         Real target (`m x d`, at least 4) and real control (`k x d`, at least 2) cells as in
         :func:`~trvae_scvi.metrics.score_arrays`.
     n_top_genes
-        Number of genes in the second set, chosen on all real cells: the same genes as in `score_arrays`.
+        Number of genes in the second set, chosen on all real cells: the same genes as in `score_arrays`. All genes if
+        there are fewer.
     n_splits
         How many random splits.
     max_cells
@@ -174,6 +176,15 @@ def noise_ceiling(
     ------
     ValueError
         If there are too few cells, `n_splits` is below 1, or the arrays or metrics are not what `score_arrays` takes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from trvae_scvi.metrics import log_normalize, noise_ceiling
+    >>> rng = np.random.default_rng(0)
+    >>> real, control = (log_normalize(rng.poisson(mean, size=(90, 3))) for mean in ([5, 9, 50], [9, 5, 50]))
+    >>> noise_ceiling(real, control, n_top_genes=2).columns.tolist()
+    ['genes', 'metric', 'value', 'std']
     """
     _check_metrics(metrics)
     real, control = as_matrices([real, control], ["real", "control"])
@@ -199,6 +210,7 @@ def noise_ceiling(
 
 
 def _gene_sets(control: np.ndarray, real: np.ndarray, n_top_genes: int) -> dict[str, Any]:
+    n_top_genes = min(n_top_genes, real.shape[1])
     top = responsive_genes(control, real, n_genes=n_top_genes)
     return {"all": slice(None), f"top{n_top_genes}": top}
 

@@ -44,9 +44,18 @@ def skill(scores: pd.DataFrame, *, reference: pd.DataFrame, ceiling: pd.DataFram
 
     Raises
     ------
+    KeyError
+        If a column is missing.
     ValueError
-        If a column is missing, a pair of genes and metric is there twice or absent in `reference` or `ceiling`, or a
-        metric is unknown.
+        If a pair of genes and metric is there twice or absent in `reference` or `ceiling`, or a metric is unknown.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from trvae_scvi.metrics import skill
+    >>> table = pd.DataFrame({"genes": ["all"], "metric": ["mse_means"], "value": [0.5]})
+    >>> skill(table, reference=table.assign(value=2.0), ceiling=table.assign(value=0.0))["skill"].tolist()
+    [0.75]
     """
     value, of_reference = _by_key(scores, "scores")["value"], _by_key(reference, "reference")
     of_ceiling = _by_key(ceiling, "ceiling")
@@ -85,23 +94,30 @@ def mean_skill(skill_frame: pd.DataFrame) -> float:
 
     Raises
     ------
-    ValueError
+    KeyError
         If there is no column `skill`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from trvae_scvi.metrics import mean_skill
+    >>> mean_skill(pd.DataFrame({"skill": [0.5, -3.0, float("nan")]}))
+    -0.25
     """
     if "skill" not in skill_frame.columns:
         msg = f"Expected a column 'skill', found {list(skill_frame.columns)}. Pass the result of `skill`."
-        raise ValueError(msg)
+        raise KeyError(msg)
     if "metric" in skill_frame.columns:
         skill_frame = skill_frame[skill_frame["metric"].isin(SKILL_METRICS)]
     return float(skill_frame["skill"].clip(-1, 1).mean())
 
 
 def _by_key(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return a tidy table's numbers, indexed by genes and metric; raise ValueError if it is not tidy."""
+    """Return a tidy table's numbers, indexed by genes and metric; raise KeyError or ValueError if it is not tidy."""
     missing = [column for column in (*_KEYS, "value") if column not in frame.columns]
     if missing:
         msg = f"Expected the columns 'genes', 'metric' and 'value' in `{name}`, found no {missing}."
-        raise ValueError(msg)
+        raise KeyError(msg)
     unknown = sorted(set(frame["metric"]) - set(METRICS))
     if unknown:
         msg = f"Expected metrics out of {list(METRICS)} in `{name}`, found {unknown}."

@@ -98,6 +98,12 @@ def specific_gene_error(pred: Any, real: Any, genes: Sequence[int] | np.ndarray 
     ValueError
         If `genes` are no column positions, or the arrays are no matrices of finite values with the same number of
         genes.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import specific_gene_error
+    >>> specific_gene_error([[1.0, 3.0, 2.0]], [[0.5, 4.0, 2.0]], [1, 0]).tolist()
+    [0.25, 0.5]
     """
     pred, real = as_matrices([pred, real], ["pred", "real"])
     columns = np.asarray(genes)

@@ -46,14 +46,26 @@ def score_heatmap_frame(frame: pd.DataFrame, *, genes: str = "all", value: str =
 
     Raises
     ------
+    KeyError
+        If a column is missing.
     ValueError
-        If a column is missing or no row has these genes.
+        If no row has these genes.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import trvae_scvi as tv
+    >>> rows = [("trVAE", 0.5, 0.9), ("trVAE", 0.7, 0.8), ("mean shift", 0.9, 0.0)]
+    >>> table = pd.DataFrame(rows, columns=["method", "value", "skill"])
+    >>> table = table.assign(group="B", genes="all", metric="mse_means")
+    >>> tv.pl.score_heatmap_frame(table).round(2).values.tolist()
+    [[0.85], [0.0]]
     """
     needed = ["group", "method", "genes", "metric", value]
     missing = [name for name in needed if name not in frame.columns]
     if missing:
         msg = f"Expected the columns {needed}, found no {missing}. Name a single group with `frame.assign(group=...)`."
-        raise ValueError(msg)
+        raise KeyError(msg)
     kept = frame[frame["genes"] == genes]
     if kept.empty:
         msg = f"Expected rows with genes {genes!r}, found only {list(frame['genes'].unique())}."
@@ -98,8 +110,21 @@ def score_heatmap(
 
     Raises
     ------
+    KeyError
+        If a column is missing.
     ValueError
-        If a column is missing or no row has these genes.
+        If no row has these genes.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import trvae_scvi as tv
+    >>> rows = [("trVAE", 0.5, 0.9), ("trVAE", 0.7, 0.8), ("mean shift", 0.9, 0.0)]
+    >>> table = pd.DataFrame(rows, columns=["method", "value", "skill"])
+    >>> table = table.assign(group="B", genes="all", metric="mse_means")
+    >>> ax = tv.pl.score_heatmap(table)
+    >>> ax.get_title()
+    'skill on all genes'
     """
     table = score_heatmap_frame(frame, genes=genes, value=value)
     ax = new_axes(ax, _figure_size(table))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -58,9 +58,20 @@ def latent_umap_frame(
 
     Raises
     ------
+    KeyError
+        If the representation or a column is missing.
     ValueError
-        If the representation or a column is missing, the representation is not finite or has fewer than 4 cells, or a
-        column is continuous, has more than 20 categories or is asked for twice.
+        If the representation is not finite or has fewer than 4 cells, or a column is continuous, has more than 20
+        categories or is asked for twice.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import trvae_scvi as tv
+    >>> adata = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50).adata
+    >>> adata.obsm["X_trvae"] = np.random.default_rng(0).normal(size=(600, 5))  # as a rule the latent representation
+    >>> tv.pl.latent_umap_frame(adata, keys="condition").columns.tolist()
+    ['UMAP1', 'UMAP2', 'condition']
     """
     names = unique_names(keys, "keys")
     columns = {name: _categories(adata.obs, name) for name in names}
@@ -80,7 +91,7 @@ def _representation(adata: AnnData, basis: str) -> np.ndarray:
             f"Expected {basis!r} in `adata.obsm`, found {list(adata.obsm)}. "
             f"Store it with `adata.obsm[{basis!r}] = model.get_latent_representation()`."
         )
-        raise ValueError(msg)
+        raise KeyError(msg)
     latent = np.array(adata.obsm[basis])
     if latent.ndim != 2 or len(latent) < _MIN_CELLS:
         msg = (
@@ -98,7 +109,7 @@ def _categories(obs: pd.DataFrame, key: str) -> pd.Series:
     """Return a column as a categorical that has no unused categories."""
     if key not in obs.columns:
         msg = f"Expected `keys` out of the columns of `adata.obs`, {list(obs.columns)}, found {key!r}."
-        raise ValueError(msg)
+        raise KeyError(msg)
     column = obs[key]
     if pd.api.types.is_float_dtype(column.dtype) or pd.api.types.is_complex_dtype(column.dtype):
         msg = (
@@ -150,14 +161,28 @@ def latent_umap(
 
     Raises
     ------
+    KeyError
+        If the representation or a column is missing.
     ValueError
-        If the representation or a column is missing, the representation is not finite or has fewer than 4 cells, a
-        column is continuous, has more than 20 categories or is asked for twice, or the number of axes is not that of
-        the keys.
+        If the representation is not finite or has fewer than 4 cells, a column is continuous, has more than 20
+        categories or is asked for twice, or the number of axes is not that of the keys.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import trvae_scvi as tv
+    >>> adata = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50).adata
+    >>> adata.obsm["X_trvae"] = np.random.default_rng(0).normal(size=(600, 5))  # as a rule the latent representation
+    >>> axes = tv.pl.latent_umap(adata)
+    >>> [ax.get_title() for ax in axes]
+    ['condition', 'cell_type']
     """
     names = unique_names(keys, "keys")
+    layout: dict[str, Any] = {"kind": "key", "size": (4.6, 3.4), "n_columns": 2}
+    if ax is not None:  # checked before the layout of the cells, which takes long
+        panel_axes(ax, names, **layout)
     frame = latent_umap_frame(adata, keys=names, basis=basis, seed=seed)
-    axes = panel_axes(ax, names, kind="key", size=(4.6, 3.4), n_columns=2)
+    axes = panel_axes(ax, names, **layout)
     order = np.random.default_rng(seed).permutation(len(frame))
     for panel, name in zip(axes, names, strict=True):
         _draw_panel(panel, frame.iloc[order], name)

@@ -46,18 +46,30 @@ def regression_frame(
 
     Raises
     ------
+    KeyError
+        If a layer is missing.
+    TypeError
+        If the cells are no AnnData.
     ValueError
-        If `statistic` is unknown, the genes or their order differ, a layer is missing or the values are no counts.
+        If `statistic` is unknown, the genes or their order differ, or the values are no counts.
 
     Warns
     -----
     UserWarning
         If `counts` is set and the real cells have values that are no integers.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50)
+    >>> control, real = (adata[adata.obs["condition"] == name] for name in ("control", "stimulated"))
+    >>> tv.pl.regression_frame(truth, real, statistic="mean").columns.tolist()
+    ['real', 'predicted', 'residual']
     """
     if statistic not in get_args(Statistic):
         msg = f"Expected `statistic` out of {list(get_args(Statistic))}, found {statistic!r}."
         raise ValueError(msg)
-    check_same_genes(real, pred=pred)
+    check_same_genes(real=real, pred=pred)
     matrices = {
         "real": comparison_matrix(real, layer=layer, counts=counts, name="real", expect_integers=True),
         "predicted": comparison_matrix(pred, layer=layer, counts=counts, name="pred"),
@@ -83,12 +95,23 @@ def regression_fit(frame: pd.DataFrame) -> pd.Series:
 
     Raises
     ------
+    KeyError
+        If a column is missing.
     ValueError
-        If a column is missing or there are fewer than 2 genes.
+        If there are fewer than 2 genes.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from trvae_scvi.pl import regression_fit
+    >>> regression_fit(pd.DataFrame({"real": [1, 2, 3], "predicted": [2, 4, 6]})).round(2).to_dict()
+    {'squared_pearson': 1.0, 'coefficient_of_determination': -6.0}
     """
-    missing = {"real", "predicted"} - set(frame.columns)
-    if missing or len(frame) < 2:
-        msg = f"Expected the columns 'real' and 'predicted' and 2 genes, found {list(frame.columns)} and {len(frame)}."
+    if {"real", "predicted"} - set(frame.columns):
+        msg = f"Expected the columns 'real' and 'predicted', found {list(frame.columns)}."
+        raise KeyError(msg)
+    if len(frame) < 2:
+        msg = f"Expected at least 2 genes, found {len(frame)}."
         raise ValueError(msg)
     real, predicted = frame["real"].to_numpy(dtype=float), frame["predicted"].to_numpy(dtype=float)
     real_varies = np.ptp(real) > 0
@@ -133,8 +156,21 @@ def reg_mean(
 
     Raises
     ------
+    KeyError
+        If a layer is missing.
+    TypeError
+        If the cells are no AnnData.
     ValueError
-        If the genes or their order differ, a layer is missing, the values are no counts or `n_labels` is negative.
+        If the genes or their order differ, the values are no counts or `n_labels` is negative.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50)
+    >>> control, real = (adata[adata.obs["condition"] == name] for name in ("control", "stimulated"))
+    >>> ax = tv.pl.reg_mean(truth, real)
+    >>> ax.get_xlabel()
+    'real gene mean (log1p counts per 10,000)'
     """
     frame = regression_frame(pred, real, statistic="mean", layer=layer, counts=counts)
     return _draw(frame, "mean", counts, n_labels, ax, show)
@@ -173,8 +209,21 @@ def reg_var(
 
     Raises
     ------
+    KeyError
+        If a layer is missing.
+    TypeError
+        If the cells are no AnnData.
     ValueError
-        If the genes or their order differ, a layer is missing, the values are no counts or `n_labels` is negative.
+        If the genes or their order differ, the values are no counts or `n_labels` is negative.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50)
+    >>> control, real = (adata[adata.obs["condition"] == name] for name in ("control", "stimulated"))
+    >>> ax = tv.pl.reg_var(truth, real)
+    >>> ax.get_xlabel()
+    'real gene variance (log1p counts per 10,000)'
     """
     frame = regression_frame(pred, real, statistic="variance", layer=layer, counts=counts)
     return _draw(frame, "variance", counts, n_labels, ax, show)

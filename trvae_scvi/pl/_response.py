@@ -33,13 +33,24 @@ def response_frame(effect: pd.DataFrame, *, n_genes: int = 10) -> pd.DataFrame:
 
     Raises
     ------
+    KeyError
+        If a column is missing.
     ValueError
-        If a column is missing, a variable has several rows or `n_genes` is below 1.
+        If a variable has several rows or `n_genes` is below 1.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import trvae_scvi as tv
+    >>> effect = pd.DataFrame({"variable": ["CD4", "ISG15", "IFI6"], "change": [0.1, 2.0, -0.7]})
+    >>> effect = effect.assign(change_lower=effect["change"] - 0.2, change_upper=effect["change"] + 0.2)
+    >>> tv.pl.response_frame(effect, n_genes=2)["variable"].tolist()
+    ['ISG15', 'IFI6']
     """
     missing = [name for name in ("variable", "change", "change_lower", "change_upper") if name not in effect.columns]
     if missing:
         msg = f"Expected the columns 'variable', 'change', 'change_lower' and 'change_upper', found no {missing}."
-        raise ValueError(msg)
+        raise KeyError(msg)
     repeated = effect["variable"].duplicated()
     if repeated.any():
         msg = (
@@ -75,8 +86,20 @@ def response(effect: pd.DataFrame, *, n_genes: int = 10, ax: Axes | None = None,
 
     Raises
     ------
+    KeyError
+        If a column is missing.
     ValueError
-        If a column is missing, a variable has several rows or `n_genes` is below 1.
+        If a variable has several rows or `n_genes` is below 1.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import trvae_scvi as tv
+    >>> effect = pd.DataFrame({"variable": ["CD4", "ISG15", "IFI6"], "change": [0.1, 2.0, -0.7]})
+    >>> effect = effect.assign(change_lower=effect["change"] - 0.2, change_upper=effect["change"] + 0.2)
+    >>> ax = tv.pl.response(effect, n_genes=2)
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['ISG15', 'IFI6']
     """
     frame = response_frame(effect, n_genes=n_genes)
     ax = new_axes(ax, (4.5, 1.2 + 0.25 * len(frame)))
@@ -90,6 +113,6 @@ def response(effect: pd.DataFrame, *, n_genes: int = 10, ax: Axes | None = None,
     ax.set_yticks(rows, frame["variable"].astype(str))
     ax.invert_yaxis()
     ax.set_xlabel("change of the mean (log1p counts per 10,000)")
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(frameon=False, fontsize="small", loc="lower right")
     show_if_asked(show)
     return ax

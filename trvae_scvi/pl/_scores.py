@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["score_table", "scores"]
 
 
-def score_table(frame: pd.DataFrame, *, genes: str = "all", group: str | None = None) -> pd.DataFrame:
+def score_table(frame: pd.DataFrame, *, genes: str = "all", groupby: str | None = None) -> pd.DataFrame:
     """Mean score of every method on every metric, and its spread where a method has several rows.
 
     Parameters
@@ -30,25 +30,37 @@ def score_table(frame: pd.DataFrame, *, genes: str = "all", group: str | None = 
         (seeds, held-out groups) are averaged.
     genes
         The set of genes to keep: a value of the column `genes`.
-    group
+    groupby
         A further column to keep apart, for example the held-out cell type.
 
     Returns
     -------
-    One row per metric, group (if asked for) and method, in the order of their first appearance, with the columns
-    `metric`, the name given as `group`, `method`, `value` (mean), `std` (`ddof=1`; NaN for one row) and `n`
+    One row per metric, group (with `groupby`) and method, in the order of their first appearance, with the columns
+    `metric`, the name given as `groupby`, `method`, `value` (mean), `std` (`ddof=1`; NaN for one row) and `n`
     (rows with a value).
 
     Raises
     ------
+    KeyError
+        If a column is missing.
     ValueError
-        If a column is missing or no row has these genes.
+        If no row has these genes.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import trvae_scvi as tv
+    >>> rows = [("trVAE", 0.5, 0.9), ("trVAE", 0.7, 0.8), ("mean shift", 0.9, 0.0)]
+    >>> table = pd.DataFrame(rows, columns=["method", "value", "skill"])
+    >>> table = table.assign(group="B", genes="all", metric="mse_means")
+    >>> tv.pl.score_table(table)[["method", "value", "n"]].values.tolist()
+    [['trVAE', 0.6, 2], ['mean shift', 0.9, 1]]
     """
-    keys = ["metric", *([group] if group is not None else []), "method"]
+    keys = ["metric", *([groupby] if groupby is not None else []), "method"]
     missing = [name for name in (*keys, "genes", "value") if name not in frame.columns]
     if missing:
         msg = f"Expected the columns {[*keys, 'genes', 'value']}, found no {missing}."
-        raise ValueError(msg)
+        raise KeyError(msg)
     kept = frame[frame["genes"] == genes]
     if kept.empty:
         msg = f"Expected rows with genes {genes!r}, found only {list(frame['genes'].unique())}."
@@ -61,7 +73,7 @@ def scores(
     frame: pd.DataFrame,
     *,
     genes: str = "all",
-    group: str | None = None,
+    groupby: str | None = None,
     ax: Axes | Sequence[Axes] | None = None,
     show: bool | None = None,
 ) -> np.ndarray:
@@ -73,7 +85,7 @@ def scores(
         Tidy table with the columns `method`, `genes`, `metric` and `value`.
     genes
         The set of genes to show: a value of the column `genes`.
-    group
+    groupby
         A further column, shown along the x axis with one bar per method each; `None` averages over everything else.
         Several rows per bar are averaged and their standard deviation is drawn.
     ax
@@ -87,35 +99,49 @@ def scores(
 
     Raises
     ------
+    KeyError
+        If a column is missing.
     ValueError
-        If a column is missing, no row has these genes, or the number of axes is not that of the metrics.
+        If no row has these genes, or the number of axes is not that of the metrics.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import trvae_scvi as tv
+    >>> rows = [("trVAE", 0.5, 0.9), ("trVAE", 0.7, 0.8), ("mean shift", 0.9, 0.0)]
+    >>> table = pd.DataFrame(rows, columns=["method", "value", "skill"])
+    >>> table = table.assign(group="B", genes="all", metric="mse_means")
+    >>> axes = tv.pl.scores(table)
+    >>> axes.shape
+    (1,)
     """
-    table = score_table(frame, genes=genes, group=group)
+    table = score_table(frame, genes=genes, groupby=groupby)
     metrics = list(table["metric"].unique())
     axes = panel_axes(ax, metrics, kind="metric", size=(3.0, 3.2), n_columns=len(metrics))
     methods = list(table["method"].unique())
     for panel, metric in zip(axes, metrics, strict=True):
-        _draw_panel(panel, table[table["metric"] == metric], methods, group)
+        _draw_panel(panel, table[table["metric"] == metric], methods, groupby)
         title = str(metric).replace("_", " ")
         if metric in HIGHER_IS_BETTER:
             title += f"\n({'higher' if HIGHER_IS_BETTER[metric] else 'lower'} is better)"
         panel.set_title(title, fontsize="medium")
     axes[0].set_ylabel(f"score on {genes} genes")
-    if group is not None:
+    if groupby is not None:
         axes[-1].legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     show_if_asked(show)
     return axes
 
 
-def _draw_panel(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], group: str | None) -> None:
-    ticks = methods if group is None else list(rows[group].unique())
-    width = 0.8 if group is None else 0.8 / len(methods)
+def _draw_panel(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], groupby: str | None) -> None:
+    ticks = methods if groupby is None else list(rows[groupby].unique())
+    width = 0.8 if groupby is None else 0.8 / len(methods)
     for number, method in enumerate(methods):
         own = rows[rows["method"] == method]
         if own.empty:
             continue
-        places = np.array([ticks.index(name) for name in (own["method"] if group is None else own[group])], dtype=float)
-        if group is not None:
+        names = own["method" if groupby is None else groupby]
+        places = np.array([ticks.index(name) for name in names], dtype=float)
+        if groupby is not None:
             places += (number - (len(methods) - 1) / 2) * width
         # More methods than colours: the second round is hatched.
         hatch = "//" * (number // len(OKABE_ITO))

@@ -48,6 +48,16 @@ def training_frame(model_or_history: Any, *, keys: str | Sequence[str] | None = 
     ------
     ValueError
         If there is no history, it has nothing by epoch or nothing but 0, or a term is unknown or asked for twice.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import trvae_scvi as tv
+    >>> history = {f"loss_{name}": pd.DataFrame({"loss": [9.0, 5.0]}) for name in ("train", "validation")}
+    >>> tv.pl.training_frame(history)[["term", "set", "epoch", "value"]].values.tolist()[:2]
+    [['loss', 'train', 0, 9.0], ['loss', 'train', 1, 5.0]]
+
+    A trained model does as well, as in ``tv.pl.training_frame(model)``.
     """
     table = _by_epoch(model_or_history)
     known = list(table["term"].unique())
@@ -64,7 +74,8 @@ def training_frame(model_or_history: Any, *, keys: str | Sequence[str] | None = 
 def _by_epoch(model_or_history: Any) -> pd.DataFrame:
     """The rows of the table in the order of the history."""
     history = getattr(model_or_history, "history", model_or_history)
-    if not isinstance(history, Mapping) or not history:
+    tables = isinstance(history, Mapping) and all(isinstance(values, pd.DataFrame) for values in history.values())
+    if not tables or not history:
         msg = f"Expected a trained model or its history, found the history {history!r}. Call `train` first."
         raise ValueError(msg)
     logged = [_series(name, values) for name, values in history.items() if not _is_by_step(name, values)]
@@ -124,6 +135,15 @@ def training(
     ValueError
         If there is no history, it has nothing by epoch or nothing but 0, a term is unknown or asked for twice, or the
         number of axes is not that of the terms.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import trvae_scvi as tv
+    >>> history = {f"loss_{name}": pd.DataFrame({"loss": [9.0, 5.0]}) for name in ("train", "validation")}
+    >>> axes = tv.pl.training(history)  # or of a trained model
+    >>> [ax.get_title() for ax in axes]
+    ['loss']
     """
     frame = training_frame(model_or_history, keys=keys)
     terms = list(frame["term"].unique())

@@ -25,9 +25,9 @@ _COLOURS = {"control": OKABE_ITO[2], "real": OKABE_ITO[5], "predicted": OKABE_IT
 
 
 def violin_frame(
-    control: AnnData,
+    pred: AnnData,
     real: AnnData,
-    predicted: AnnData,
+    control: AnnData,
     genes: str | Sequence[str],
     *,
     layer: str | None = None,
@@ -37,8 +37,8 @@ def violin_frame(
 
     Parameters
     ----------
-    control, real, predicted
-        Real cells under control (`k x d`) and under the target condition (`m x d`), and predicted cells (`n x d`). May
+    pred, real, control
+        Predicted cells (`n x d`), and real cells under the target condition (`m x d`) and under control (`k x d`). May
         be views or backed; not changed.
     genes
         Names of genes, for example markers of the response.
@@ -55,22 +55,35 @@ def violin_frame(
 
     Raises
     ------
+    KeyError
+        If a layer is missing.
+    TypeError
+        If the cells are no AnnData.
     ValueError
         If a gene is unknown, is asked for twice or has several columns, the genes of the objects or their order differ,
-        a layer is missing or the values are no counts.
+        or the values are no counts.
 
     Warns
     -----
     UserWarning
         If `counts` is set and the control or the real cells have values that are no integers.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50)
+    >>> control, real = (adata[adata.obs["condition"] == name] for name in ("control", "stimulated"))
+    >>> frame = tv.pl.violin_frame(truth, real, control, "gene_1")
+    >>> frame["cells"].unique().tolist()
+    ['control', 'real', 'predicted']
     """
     names = unique_names(genes, "genes")
-    check_same_genes(real, control=control, predicted=predicted)
+    check_same_genes(real=real, pred=pred, control=control)
     columns = _columns(real.var_names, names)
     matrices = {
         "control": comparison_matrix(control, layer=layer, counts=counts, name="control", expect_integers=True),
         "real": comparison_matrix(real, layer=layer, counts=counts, name="real", expect_integers=True),
-        "predicted": comparison_matrix(predicted, layer=layer, counts=counts, name="predicted"),
+        "predicted": comparison_matrix(pred, layer=layer, counts=counts, name="pred"),
     }
     parts = [
         pd.DataFrame({"gene": name, "cells": kind, "value": matrix[:, column]})
@@ -95,9 +108,9 @@ def _columns(var_names: pd.Index, names: Sequence[str]) -> np.ndarray:
 
 
 def violin(
-    control: AnnData,
+    pred: AnnData,
     real: AnnData,
-    predicted: AnnData,
+    control: AnnData,
     genes: str | Sequence[str],
     *,
     ax: Axes | Sequence[Axes] | None = None,
@@ -109,8 +122,8 @@ def violin(
 
     Parameters
     ----------
-    control, real, predicted
-        Real cells under control (`k x d`) and under the target condition (`m x d`), and predicted cells (`n x d`). May
+    pred, real, control
+        Predicted cells (`n x d`), and real cells under the target condition (`m x d`) and under control (`k x d`). May
         be views or backed; not changed.
     genes
         Names of genes, for example markers of the response.
@@ -129,11 +142,24 @@ def violin(
 
     Raises
     ------
+    KeyError
+        If a layer is missing.
+    TypeError
+        If the cells are no AnnData.
     ValueError
         If a gene is unknown, is asked for twice or has several columns, the genes of the objects or their order differ,
-        a layer is missing, the values are no counts, or the number of axes is not that of the genes.
+        the values are no counts, or the number of axes is not that of the genes.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50)
+    >>> control, real = (adata[adata.obs["condition"] == name] for name in ("control", "stimulated"))
+    >>> axes = tv.pl.violin(truth, real, control, ["gene_1", "gene_2"])
+    >>> [ax.get_title() for ax in axes]
+    ['gene_1', 'gene_2']
     """
-    frame = violin_frame(control, real, predicted, genes, layer=layer, counts=counts)
+    frame = violin_frame(pred, real, control, genes, layer=layer, counts=counts)
     names = unique_names(genes, "genes")
     axes = panel_axes(ax, names, kind="gene", size=(2.4, 2.6), n_columns=4)
     for panel, name in zip(axes, names, strict=True):
