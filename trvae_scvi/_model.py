@@ -106,8 +106,9 @@ class TRVAE(
     dispersion
         ``"gene"`` for one dispersion a gene, ``"gene-batch"`` for one a gene and condition.
     encode_condition
-        Whether condition and covariates enter the encoder, too, and not only the decoder. The paper's
-        model does; without, predictions of unseen cell types were better.
+        Whether condition and covariates enter the encoder, too, and not only the decoder, as in the paper's
+        model. Predictions are about as good either way; without, cells of a query lie where their expression
+        puts them, whatever is trained.
     condition_layer
         Where the condition enters the decoder. Into the ``"first"`` layer, as published, or into the
         ``"output"`` layer: there every condition adds to each variable an offset that all cells share, and a
