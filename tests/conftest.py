@@ -4,6 +4,7 @@ import logging
 import os
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import scvi
@@ -13,6 +14,16 @@ from helpers import make_trained
 import trvae_scvi as tv
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; waiting threads of several would block each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with what takes longest, so that no worker is left with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_recovery.py")
 
 
 @pytest.fixture(autouse=True)

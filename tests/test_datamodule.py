@@ -308,7 +308,7 @@ def test_another_data_module_is_refused(adata):
     model = tv.TRVAE(registry=HandWritten(adata, covariate="donor").registry, **SMALL)
     for other, message in (
         (HandWritten(adata[:, ::-1].copy(), covariate="donor"), "Expected the genes"),
-        (HandWritten(adata, batch_key="donor", covariate="donor"), "Expected the conditions"),
+        (HandWritten(adata, batch_key="donor", covariate="lab"), "Expected the conditions"),
         (HandWritten(adata), "Expected the covariates"),
         (HandWritten(adata, covariate="donor", number="age"), "Expected the continuous covariates"),
     ):
