@@ -2,10 +2,10 @@
 
 from importlib.metadata import version
 
-from . import benchmark, datasets, mapping, metrics, pl
+from . import benchmark, datasets, mapping, metrics, nn, pl
 from ._model import TRVAE
 from ._module import TRVAEModule
 
-__all__ = ["TRVAE", "TRVAEModule", "benchmark", "datasets", "mapping", "metrics", "pl"]
+__all__ = ["TRVAE", "TRVAEModule", "benchmark", "datasets", "mapping", "metrics", "nn", "pl"]
 
 __version__ = version("trvae-scvi")

@@ -42,7 +42,8 @@ class CheckBatches(Callback):
     Parameters
     ----------
     gene_likelihood
-        Decides what is checked: counts with at least one in every cell, or finite values for ``"mse"``.
+        Decides what is checked: counts with at least one in every cell, finite values for ``"mse"``, values from 0 to 1
+        for ``"bernoulli"``.
     """
 
     def __init__(self, gene_likelihood: str) -> None:

@@ -57,11 +57,14 @@ class DecodingMixin(CellsMixin):
             check_integer("seed", options.seed, 0)
         if library_size is not None:
             check_number("library_size", library_size, positive=True, below=1e12)
-            if self.module.gene_likelihood == "mse":
-                msg = "`library_size` has no meaning with gene_likelihood='mse'."
+            if not self.module.models_counts:
+                msg = f"`library_size` has no meaning with gene_likelihood={self.module.gene_likelihood!r}."
                 raise ValueError(msg)
         if method == "sample" and self.module.gene_likelihood == "mse":
             msg = "method='sample' needs a count likelihood; with gene_likelihood='mse' use 'counterfactual' or 'mean'."
+            raise ValueError(msg)
+        if method == "counterfactual" and self.module.gene_likelihood == "bernoulli":
+            msg = "method='counterfactual' is not defined for gene_likelihood='bernoulli'; use 'mean' or 'sample'."
             raise ValueError(msg)
         if method == "counterfactual" and minify_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
             msg = (
@@ -126,7 +129,7 @@ class DecodingMixin(CellsMixin):
         asked = {key: changed[key](own) if key in changed and own is not None else own for key, own in given.items()}
         if options.method != "counterfactual":
             decoded = {name: self._decode(module, asked, code) for name, code in codes.items()}
-            drawn = _mean if options.method == "mean" else _sample
+            drawn = _mean if options.method == "mean" else self._sampler
             return {name: drawn(of_target, rngs[name]) for name, of_target in decoded.items()}
         x = tensors[REGISTRY_KEYS.X_KEY].cpu().numpy()
         source = self._decode(module, given, None)
@@ -144,6 +147,10 @@ class DecodingMixin(CellsMixin):
         pi = px.zi_probs.cpu().numpy() if module.gene_likelihood == "zinb" else None
         mu = px.loc if module.gene_likelihood == "mse" else px.get_normalized("mu")
         return Decoded(mu.cpu().numpy(), None if theta is None else theta.cpu().numpy(), pi)
+
+    @property
+    def _sampler(self) -> Callable[[Decoded, np.random.Generator], sparse.csr_matrix]:
+        return _sample_pixels if self.module.gene_likelihood == "bernoulli" else _sample
 
     def _counterfactual(
         self, x: np.ndarray, source: Decoded, target: Decoded, rng: np.random.Generator
@@ -169,6 +176,11 @@ def _with_columns(table: torch.Tensor, *, values: Mapping[int, float]) -> torch.
 
 def _mean(decoded: Decoded, rng: np.random.Generator) -> np.ndarray:
     return decoded.mu if decoded.pi is None else (1.0 - decoded.pi) * decoded.mu
+
+
+def _sample_pixels(decoded: Decoded, rng: np.random.Generator) -> sparse.csr_matrix:
+    at = np.flatnonzero(rng.random(decoded.mu.shape, dtype=np.float32) < decoded.mu)
+    return _matrix(at, np.ones(len(at)), decoded.mu.shape)
 
 
 def _sample(decoded: Decoded, rng: np.random.Generator) -> sparse.csr_matrix:

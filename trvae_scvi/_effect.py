@@ -123,7 +123,7 @@ class EffectMixin(PredictionMixin):
         options = Options("counterfactual", None, {} if covariates is None else covariates, seed)
         self._warn_of_target_cells(cells, targets)
         prediction = self._predict(self._minibatches(cells, batch_size), targets, self.module, options)
-        counts = self.module.gene_likelihood != "mse"
+        counts = self.module.models_counts
         given = _normalized(cells.expression[:], counts)
         predicted = _normalized(prediction.X, counts)
         frames = []
@@ -151,7 +151,7 @@ class EffectMixin(PredictionMixin):
 
     def _model_error(self, asked: tuple[float, float] | None) -> ModelError:
         if asked is None:
-            return ModelError(0.0, 0.0) if self.module.gene_likelihood == "mse" else DEFAULT_MODEL_ERROR
+            return DEFAULT_MODEL_ERROR if self.module.models_counts else ModelError(0.0, 0.0)
         if np.shape(asked) != (2,):
             msg = f"Expected `model_error` to be two numbers, floor and share, found {asked!r}."
             raise ValueError(msg)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits, pad, softplus
 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["log_nb", "log_normal", "log_poisson", "log_zinb"]
+__all__ = ["Bernoulli", "log_bernoulli", "log_nb", "log_normal", "log_poisson", "log_zinb"]
 
 _EPS = 1e-8  # scvi-tools' guard against log(0)
 _TABLE = 16  # counts up to here are looked up
@@ -192,3 +192,22 @@ def log_poisson(x: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
 def log_normal(x: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
     """Normal with mean `mu` and unit variance, constant included; `x` is dense, shapes as in :func:`log_nb`."""
     return -0.5 * (x - mu).square().sum(dim=-1) - 0.5 * math.log(2.0 * math.pi) * x.shape[-1]
+
+
+class Bernoulli(torch.distributions.Bernoulli):
+    """Bernoulli by its logits, for pixels, with what scvi-tools asks of a distribution.
+
+    Values between 0 and 1 are taken, too: their log-likelihood is then the negative cross-entropy.
+    """
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__(logits=logits, validate_args=False)
+
+    def get_normalized(self, key: str) -> torch.Tensor:
+        """The mean, whatever is asked for."""
+        return self.mean
+
+
+def log_bernoulli(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Bernoulli with the given logits, or negative cross-entropy where `x` lies between 0 and 1; shapes as above."""
+    return -binary_cross_entropy_with_logits(logits, x, reduction="none").sum(dim=-1)

@@ -152,7 +152,8 @@ class LoaderMinibatches:
     condition_key, labels_key
         Names of the columns for the decoded conditions and labels.
     gene_likelihood
-        Decides what is checked: counts with at least one in every cell, or finite values for ``"mse"``.
+        Decides what is checked: counts with at least one in every cell, finite values for ``"mse"``, values from 0 to 1
+        for ``"bernoulli"``.
     needs_size_factor
         Whether the model was made with size factors.
 

@@ -41,7 +41,6 @@ from ._validation import (
     check_boolean,
     check_choice,
     check_condition,
-    check_counts,
     check_covariates,
     check_integer,
     check_known_conditions,
@@ -49,11 +48,13 @@ from ._validation import (
     check_not_condition,
     check_not_view,
     check_number,
+    check_summary,
     check_values,
     check_var_names,
     get_values,
     summarize_values,
 )
+from .nn import Network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,6 +104,7 @@ class TRVAE(
         * ``"zinb"`` - zero-inflated negative binomial counts
         * ``"poisson"`` - Poisson counts
         * ``"mse"`` - normal with unit variance, for log-normalised or scaled data
+        * ``"bernoulli"`` - for values from 0 to 1, such as the pixels of an image
     dispersion
         ``"gene"`` for one dispersion a gene, ``"gene-batch"`` for one a gene and condition.
     encode_condition
@@ -139,6 +141,9 @@ class TRVAE(
         Weight of the KL divergence after its warm-up.
     reconstruction_weight
         Weight of the negative log-likelihood.
+    network
+        What stands before the encoder's layers and after the decoder's, e.g. :class:`~trvae_scvi.nn.ConvNetwork` for
+        images; ``None`` for nothing. With ``condition_layer="output"`` the condition enters the last layer before it.
     extra_payload_autotune
         Set by scvi-tools' autotune where it scores the latent space with scib-metrics.
 
@@ -195,7 +200,7 @@ class TRVAE(
         n_latent: int = 10,
         n_layers: int = 2,
         dropout_rate: float = 0.1,
-        gene_likelihood: Literal["nb", "zinb", "poisson", "mse"] = "nb",
+        gene_likelihood: Literal["nb", "zinb", "poisson", "mse", "bernoulli"] = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
         encode_condition: bool = False,
         condition_layer: Literal["output", "first"] = "output",
@@ -209,6 +214,7 @@ class TRVAE(
         mmd_weight: float = 10.0,
         kl_weight: float = 1.0,
         reconstruction_weight: float = 1.0,
+        network: Network | None = None,
         extra_payload_autotune: bool = False,
     ) -> None:
         check_choice("gene_likelihood", gene_likelihood, GENE_LIKELIHOODS)
@@ -218,6 +224,9 @@ class TRVAE(
         check_choice("normalization", normalization, NORMALIZATIONS)
         check_choice("mmd_on", mmd_on, MMD_LOCATIONS)
         check_choice("mmd_kernel", mmd_kernel, MMD_KERNELS)
+        if network is not None and not isinstance(network, Network):
+            msg = f"Expected `network` to be like `trvae_scvi.nn.ConvNetwork`, found a {type(network).__name__}."
+            raise TypeError(msg)
         hidden_sizes = _hidden_sizes(n_hidden, n_layers)
         check_integer("n_latent", n_latent, 1)
         check_number("dropout_rate", dropout_rate, below=1.0)
@@ -268,6 +277,7 @@ class TRVAE(
                 mmd_weight=mmd_weight,
                 kl_weight=kl_weight,
                 reconstruction_weight=reconstruction_weight,
+                network=network,
                 extra_payload_autotune=extra_payload_autotune,
             )
         self.module.minified_data_type = self.minified_data_type
@@ -400,9 +410,8 @@ class TRVAE(
         layer = self.registry_["setup_args"]["layer"]
         where = _place(layer)
         summary = summarize_values(get_values(self.adata, layer))
-        if gene_likelihood != "mse":
-            check_counts(summary, where, gene_likelihood)
-        elif summary.integer and summary.minimum >= 0:
+        check_summary(summary, where, gene_likelihood)
+        if gene_likelihood == "mse" and summary.integer and summary.minimum >= 0:
             warnings.warn(
                 f"{where} looks like raw counts, but gene_likelihood='mse' models log-normalised or scaled values. "
                 "Use 'nb' for counts, or normalise first.",

@@ -13,7 +13,7 @@ from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 
 from ._compat import MODULE_KEYS
-from ._likelihoods import log_nb, log_normal, log_poisson, log_zinb
+from ._likelihoods import Bernoulli, log_bernoulli, log_nb, log_normal, log_poisson, log_zinb
 from ._linear import sum_of_squares
 from ._mmd import mmd
 from ._nn import ConditionLinear, Decoder, Encoder, Table
@@ -21,9 +21,12 @@ from ._nn import ConditionLinear, Decoder, Encoder, Table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["DISPERSIONS", "GENE_LIKELIHOODS", "MMD_LOCATIONS", "TRVAEModule"]
+    from .nn import Network
 
-GENE_LIKELIHOODS = ("nb", "zinb", "poisson", "mse")
+__all__ = ["COUNT_LIKELIHOODS", "DISPERSIONS", "GENE_LIKELIHOODS", "MMD_LOCATIONS", "TRVAEModule"]
+
+COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")
+GENE_LIKELIHOODS = (*COUNT_LIKELIHOODS, "mse", "bernoulli")
 DISPERSIONS = ("gene", "gene-batch")
 MMD_LOCATIONS = ("y", "z", None)
 _KEPT_CELLS = 512  # of a reference, in every batch of a query that is matched with it
@@ -81,7 +84,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         hidden_sizes: Sequence[int] = (128, 128),
         n_latent: int = 10,
         dropout_rate: float = 0.1,
-        gene_likelihood: Literal["nb", "zinb", "poisson", "mse"] = "nb",
+        gene_likelihood: Literal["nb", "zinb", "poisson", "mse", "bernoulli"] = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
         encode_condition: bool = False,
         condition_layer: Literal["output", "first"] = "output",
@@ -96,6 +99,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         mmd_weight: float = 10.0,
         kl_weight: float = 1.0,
         reconstruction_weight: float = 1.0,
+        network: Network | None = None,
         extra_payload_autotune: bool = False,
     ) -> None:
         super().__init__()
@@ -116,7 +120,12 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
 
         self.n_batch = n_batch
         n_categories = (n_batch, *n_cats_per_cov)
-        shared: dict[str, Any] = {"dropout_rate": dropout_rate, "normalization": normalization}
+        self.takes_sparse = gene_likelihood in COUNT_LIKELIHOODS and network is None
+        shared: dict[str, Any] = {
+            "dropout_rate": dropout_rate,
+            "normalization": normalization,
+            "network": network,
+        }
         self.encoder = Encoder(
             n_input,
             n_latent,
@@ -166,6 +175,11 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
                 grown = True
         self.load_state_dict(state)
         return grown
+
+    @property
+    def models_counts(self) -> bool:
+        """Whether the likelihood is one of counts, whose sum is the library size."""
+        return self.gene_likelihood in COUNT_LIKELIHOODS
 
     def condition_tables(self) -> list[Table]:
         """The tables of the decoder and the dispersion with a row for every condition."""
@@ -248,17 +262,17 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         n_samples: int = 1,
     ) -> dict[str, Any]:
         codes = self._codes(batch_index, cat_covs) if self.encode_condition else []
-        encoder_input = x if self.gene_likelihood == "mse" else torch.log1p(x)
+        encoder_input = torch.log1p(x) if self.models_counts else x
         mean, variance = self.encoder(encoder_input, codes, cont_covs)
         ones = x.new_ones(x.shape[1], 1, layout=torch.strided)
-        total = torch.ones_like(x[:, :1]) if self.gene_likelihood == "mse" else x @ ones  # also of a sparse x
+        total = x @ ones if self.models_counts else torch.ones_like(x[:, :1])  # also of a sparse x
         return self._sampled(mean, variance, total, n_samples)
 
     @auto_move_data
     def _cached_inference(
         self, qzm: torch.Tensor, qzv: torch.Tensor, observed_lib_size: torch.Tensor, n_samples: int = 1
     ) -> dict[str, Any]:
-        total = torch.ones_like(observed_lib_size) if self.gene_likelihood == "mse" else observed_lib_size
+        total = observed_lib_size if self.models_counts else torch.ones_like(observed_lib_size)
         return self._sampled(qzm, qzv, total, n_samples)
 
     @staticmethod
@@ -335,6 +349,8 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         if self.gene_likelihood == "mse":
             mean = torch.relu(output) if self.nonnegative_output else output
             return Normal(mean, torch.ones_like(mean), normal_mu=mean)
+        if self.gene_likelihood == "bernoulli":
+            return Bernoulli(output)
         if self.use_size_factor_key and size_factor is not None:
             scale = softplus(output)
             mu = scale * size_factor
@@ -357,6 +373,8 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
             return log_zinb(x, px.mu, theta, px.zi_logits)
         if self.gene_likelihood == "poisson":
             return log_poisson(x, px.rate)
+        if self.gene_likelihood == "bernoulli":
+            return log_bernoulli(x, px.logits)
         return log_normal(x, px.loc)
 
     def _mmd(

@@ -13,6 +13,8 @@ from ._linear import grouped_linear, sparse_linear
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .nn import Network
+
 __all__ = ["CONDITION_LAYERS", "NORMALIZATIONS", "ConditionLinear", "CovariateLinear", "Decoder", "Encoder", "Table"]
 
 NORMALIZATIONS = ("layer", "batch", None)
@@ -191,6 +193,8 @@ class Encoder(nn.Module):
         Dropout after every hidden layer.
     normalization
         ``"layer"``, ``"batch"`` or ``None``.
+    network
+        Gives what stands before the first layer; ``None`` for nothing.
     """
 
     def __init__(
@@ -203,8 +207,12 @@ class Encoder(nn.Module):
         n_continuous: int,
         dropout_rate: float,
         normalization: Literal["layer", "batch"] | None,
+        network: Network | None = None,
     ) -> None:
         super().__init__()
+        self.trunk: nn.Module | None = None
+        if network is not None:
+            self.trunk, n_input = network.encoder(n_input)
         self.first = CovariateLinear(n_input, hidden_sizes[0], n_categories=n_categories, n_continuous=n_continuous)
         self.first_tail = _Tail(hidden_sizes[0], normalization)
         self.dropout = nn.Dropout(dropout_rate)
@@ -216,6 +224,7 @@ class Encoder(nn.Module):
         self, x: torch.Tensor, codes: Sequence[torch.Tensor], continuous: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and variance, both `n x n_latent`."""
+        x = x if self.trunk is None else self.trunk(x)
         hidden = self.hidden(self.dropout(self.first_tail(self.first(x, codes, continuous))))
         return self.mean(hidden), torch.exp(self.log_variance(hidden)) + _VARIANCE_FLOOR
 
@@ -240,6 +249,8 @@ class Decoder(nn.Module):
         As in :class:`Encoder`.
     zero_inflation
         Whether to give logits of extra zeros, too.
+    network
+        Gives what follows the output layer; ``None`` for nothing.
     """
 
     def __init__(
@@ -254,6 +265,7 @@ class Decoder(nn.Module):
         dropout_rate: float,
         normalization: Literal["layer", "batch"] | None,
         zero_inflation: bool,
+        network: Network | None = None,
     ) -> None:
         super().__init__()
         self.condition_layer = condition_layer
@@ -266,7 +278,11 @@ class Decoder(nn.Module):
         self.first_tail = _Tail(hidden_sizes[0], normalization)
         self.dropout = nn.Dropout(dropout_rate)
         self.hidden = _Hidden(hidden_sizes, dropout_rate, normalization)
-        self.output = self._output_layer(hidden_sizes[-1], n_output, n_categories[0])
+        self.head: nn.Module | None = None
+        n_features = n_output
+        if network is not None:
+            n_features, self.head = network.decoder(n_output)
+        self.output = self._output_layer(hidden_sizes[-1], n_features, n_categories[0])
         self.zero_inflation = (
             self._output_layer(hidden_sizes[-1], n_output, n_categories[0]) if zero_inflation else None
         )
@@ -295,4 +311,5 @@ class Decoder(nn.Module):
         hidden = self.hidden(self.dropout(y))
         own = () if self.condition_layer == "first" else (codes[0],)
         logits = self.zero_inflation(hidden, *own) if self.zero_inflation is not None else None
-        return y, self.output(hidden, *own), logits
+        output = self.output(hidden, *own)
+        return y, output if self.head is None else self.head(output), logits

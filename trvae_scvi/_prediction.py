@@ -269,7 +269,7 @@ class PredictionMixin(DecodingMixin):
         for column in (key, f"{key}_source"):
             table[column] = pd.Categorical(table[column])
         prediction = AnnData(obs=table, var=var.copy())
-        scale = "input" if self.module.gene_likelihood == "mse" else _SCALES[options.method]
+        scale = _SCALES[options.method] if self.module.models_counts else "input"
         prediction.uns["trvae"] = {
             "method": options.method,
             "scale": scale,

@@ -18,11 +18,11 @@ from ._validation import (
     check_anndata,
     check_column,
     check_condition,
-    check_counts,
     check_integer,
     check_not_view,
     check_query_conditions,
     check_same_kind,
+    check_summary,
     check_var_names,
     get_values,
     plain_list,
@@ -197,9 +197,8 @@ class SurgeryMixin(CellsMixin):
         check_query_conditions(condition, reference._conditions)
         summary = summarize_values(get_values(adata, arguments["layer"]))
         likelihood = reference.module.gene_likelihood
-        if likelihood != "mse":
-            check_counts(summary, "the query", likelihood)
-        elif reference.nonnegative_ and summary.minimum < 0:
+        check_summary(summary, "the query", likelihood)
+        if likelihood == "mse" and reference.nonnegative_ and summary.minimum < 0:
             msg = (
                 "The reference was trained on values of at least 0, the query holds negative ones. Bring them to the "
                 "same scale."

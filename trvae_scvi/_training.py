@@ -191,7 +191,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 datasplitter_kwargs={
                     "mmd_reference": self.module.mmd_reference,
                     "needs_validation": early_stopping,
-                    "sparse_input": self.module.gene_likelihood != "mse",
+                    "sparse_input": self.module.takes_sparse,
                     **(datasplitter_kwargs or {}),
                 },
                 plan_kwargs=plan_kwargs,

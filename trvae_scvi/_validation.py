@@ -52,6 +52,7 @@ class ValueSummary(NamedTuple):
     minimum: float
     integer: bool
     n_empty_rows: int
+    maximum: float
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
@@ -144,7 +145,7 @@ def _chunks(x: Any) -> Iterator[np.ndarray | sparse.spmatrix]:
 
 def summarize_values(x: Any) -> ValueSummary:
     """Pass once through a dense, sparse or backed matrix, a few thousand rows at a time."""
-    finite, integer, minimum, n_empty = True, True, np.inf, 0
+    finite, integer, minimum, n_empty, maximum = True, True, np.inf, 0, -np.inf
     if sparse.issparse(x) and x.format != "csr":
         x = x.tocsr()
     for chunk in _chunks(x):
@@ -152,24 +153,26 @@ def summarize_values(x: Any) -> ValueSummary:
         row_sums = np.asarray(abs(chunk).sum(axis=1)).ravel()
         n_empty += int((row_sums == 0).sum())
         if values.size == 0:
-            minimum = min(minimum, 0.0)
+            minimum, maximum = min(minimum, 0.0), max(maximum, 0.0)
             continue
         finite = finite and bool(np.isfinite(row_sums).all())
         integer = integer and finite and bool((values % 1 == 0).all())
-        minimum = min(minimum, float(values.min()), 0.0 if values.size < chunk.shape[0] * chunk.shape[1] else np.inf)
-    return ValueSummary(finite, minimum, integer, n_empty)
+        zeros = [0.0] if values.size < chunk.shape[0] * chunk.shape[1] else []
+        minimum = min(minimum, float(values.min()), *zeros)
+        maximum = max(maximum, float(values.max()), *zeros)
+    return ValueSummary(finite, minimum, integer, n_empty, maximum)
 
 
 def summarize_tensor(x: torch.Tensor) -> ValueSummary:
     """As :func:`summarize_values`, for a dense minibatch on any device."""
     if x.numel() == 0:
-        return ValueSummary(True, 0.0, True, len(x))
+        return ValueSummary(True, 0.0, True, len(x), 0.0)
     totals = x.abs().sum(dim=1)
     # in one piece, as every number that leaves the device waits for all before it
-    finite, minimum, integer, n_empty = torch.stack(
-        [torch.isfinite(totals).all(), x.min(), (x == x.round()).all(), (totals == 0).sum()]
+    finite, minimum, integer, n_empty, maximum = torch.stack(
+        [torch.isfinite(totals).all(), x.min(), (x == x.round()).all(), (totals == 0).sum(), x.max()]
     ).tolist()
-    return ValueSummary(bool(finite), minimum, bool(finite and integer), int(n_empty))
+    return ValueSummary(bool(finite), minimum, bool(finite and integer), int(n_empty), maximum)
 
 
 def check_counts(summary: ValueSummary, where: str, gene_likelihood: str) -> None:
@@ -193,9 +196,18 @@ def check_counts(summary: ValueSummary, where: str, gene_likelihood: str) -> Non
 
 
 def check_summary(summary: ValueSummary, where: str, gene_likelihood: str) -> None:
-    """Raise a ValueError unless the values are what a likelihood models: counts, or finite ones for ``"mse"``."""
-    if gene_likelihood == "mse":
+    """Raise a ValueError unless the values are what a likelihood models.
+
+    That is finite values for ``"mse"``, values from 0 to 1 for ``"bernoulli"``, else counts.
+    """
+    if gene_likelihood in ("mse", "bernoulli"):
         _check_finite(summary, where)
+        if gene_likelihood == "bernoulli" and (summary.minimum < 0 or summary.maximum > 1):
+            msg = (
+                f"gene_likelihood='bernoulli' expects values from 0 to 1, found {summary.minimum:g} to "
+                f"{summary.maximum:g} in {where}. Divide by the largest value possible, e.g. pixels by 255."
+            )
+            raise ValueError(msg)
     else:
         check_counts(summary, where, gene_likelihood)
 

@@ -172,8 +172,8 @@ def read_var_names(group: Any) -> pd.Index:
 
 
 def _joined(summaries: list[ValueSummary]) -> ValueSummary:
-    finite, minimum, integer, n_empty = zip(*summaries, strict=True)
-    return ValueSummary(all(finite), float(min(minimum)), all(integer), sum(n_empty))
+    finite, minimum, integer, n_empty, maximum = zip(*summaries, strict=True)
+    return ValueSummary(all(finite), float(min(minimum)), all(integer), sum(n_empty), float(max(maximum)))
 
 
 def _lazy(source: Any, place: str) -> AnnData:
