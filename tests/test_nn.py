@@ -263,6 +263,26 @@ def test_sparse_counts_reach_a_network_dense(adata):
     assert model.predict_perturbation(counts, target="stimulated").shape == counts.shape
 
 
+def test_sparse_images_can_be_moved_as_such(images):
+    images.X = sparse.csr_matrix(images.X)
+    model = make_trained(images, SETUP, {"load_sparse_tensor": True}, **IMAGES)
+    assert np.isfinite(model.get_latent_representation()).all()
+
+
+@pytest.mark.parametrize("condition_layer", ["output", "first"])
+def test_a_combination_of_conditions(images, condition_layer):
+    images.obs["condition"] = images.obs["condition"].astype(str)
+    negative = images[::3].copy()
+    negative.X = 1.0 - negative.X
+    negative.obs["condition"] = "negative"
+    data = anndata.concat([images, negative], index_unique="-")
+    model = make_trained(data, SETUP, **IMAGES, condition_layer=condition_layer)
+    both = model.predict_combination(images, target="wide+negative", control="plain", method="mean")
+    assert both.shape == images.shape
+    alone = model.predict_perturbation(images, target="wide", method="mean")
+    assert not np.allclose(both.X, alone.X)
+
+
 def test_saved_and_loaded(trained_on_images, images, tmp_path):
     trained_on_images.save(tmp_path / "model")
     loaded = tv.TRVAE.load(tmp_path / "model", images)
@@ -359,7 +379,9 @@ def test_means_and_samples(trained_on_images, images):
     mean = trained_on_images.predict_perturbation(images, target="wide", method="mean")
     assert ((mean.X >= 0) & (mean.X <= 1)).all()
     assert mean.uns["trvae"]["scale"] == "input"
-    draws = [trained_on_images.predict_perturbation(images, target="wide", method="sample", seed=s).X for s in range(60)]
+    draws = [
+        trained_on_images.predict_perturbation(images, target="wide", method="sample", seed=s).X for s in range(60)
+    ]
     assert set(np.unique(draws[0].toarray())) == {0.0, 1.0}
     assert (draws[0] != draws[1]).nnz > 0
     again = trained_on_images.predict_perturbation(images, target="wide", method="sample", seed=0).X
