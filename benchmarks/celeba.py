@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import scvi
 from kang import HERE, markdown
-from mnist import SETTINGS
+from mnist import SETTINGS, TRAINING
 from PIL import Image
 
 import trvae_scvi as tv
@@ -103,7 +103,7 @@ def predict(training: anndata.AnnData, given: anndata.AnnData, arguments: argpar
         path = arguments.out / f"{name}, {len(training)} images, {arguments.max_epochs} epochs, seed {arguments.seed}"
         if not (path / "model.pt").exists():
             model = tv.TRVAE(training, **{**SETTINGS, "network": network, "n_latent": 64, **options})
-            model.train(max_epochs=arguments.max_epochs, batch_size=arguments.batch_size, enable_progress_bar=False)
+            model.train(**{**TRAINING, "max_epochs": arguments.max_epochs, "batch_size": arguments.batch_size})
             model.save(path, overwrite=True)
         model = tv.TRVAE.load(path, training)
         found[name] = model.predict_perturbation(given, target="smiling", method="mean").X
