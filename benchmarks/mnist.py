@@ -10,13 +10,14 @@ digits in plain style, thin and thick ones of 1, 3, 6 and 7 only; predicted are 
 plain test images. `--split reverse` swaps the two groups of digits. As a style is made from a given image, the right
 answer for every single image is known, which the paper's figures could not show.
 
-Settings were chosen with `--choose`: networks trained on 2,000 training images with styles of 1, 3 and 6 only, scored on
-the styles of training images of 7, one seed. Looked at there were where and whether the condition enters (output layer,
-first layer as published, encoder), likelihood, convolutions against dense layers, width, latent dimensions, weights of
-KL divergence and MMD, `response_scale`, batch size and learning rate. At the default learning rate of 3e-3 several
-networks ended up giving the mean image whatever they were shown. A first choice (condition not in the encoder, KL weight
-0.1) was scored on the predicted digits with one seed; it came out behind the mean shift on the mean squared error. The
-last four candidates were compared after that, on the 7 again. The reverse split predicts the very digits of this choice.
+Settings were chosen with `--choose`: networks trained on 2,000 training images with styles of 1, 3 and 6 only, scored
+on the styles of training images of 7, one seed. Looked at there were where and whether the condition enters (output
+layer, first layer as published, encoder), likelihood, convolutions against dense layers, width, weights of KL
+divergence and MMD, `response_scale`, batch size and learning rate. At the default learning rate of 3e-3 several
+networks ended up giving the mean image whatever they were shown. A first choice (condition not in the encoder, KL
+weight 0.1) was scored on the predicted digits with one seed; it came out behind the mean shift on the mean squared
+error. The last four candidates were compared after that, on the 7 again. The reverse split predicts the very digits
+of this choice.
 
 Writes `benchmarks/results/mnist.{csv,md}`, or `mnist_reverse` and `mnist_choice`; what was trained is kept in
 `benchmarks/runs/mnist`, so that the command can be stopped and started again.
