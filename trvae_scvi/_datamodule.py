@@ -167,8 +167,8 @@ class DataModuleMixin(BaseModelClass):
             from ._disk import CollectionDataModule, build_collection, open_collection
         except ImportError as error:
             msg = (
-                "Training from disk needs annbatch, which runs on Python 3.12 or newer: "
-                "`pip install 'trvae-scvi[annbatch]'`."
+                "Training from disk needs annbatch, which runs on Python 3.12 or newer. Install the extra `annbatch`: "
+                "`pip install '.[annbatch]'` in a clone of trvae-scvi."
             )
             raise ImportError(msg) from error
         arguments = {

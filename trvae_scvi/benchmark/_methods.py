@@ -228,7 +228,7 @@ class PertpyScGenMethod:
         except ImportError as error:
             msg = (
                 f"PertpyScGenMethod needs pertpy's scGen, which cannot be imported ({error}). "
-                "Run `pip install 'trvae-scvi[benchmark]' 'pertpy[scgen]'`."
+                "Install the extra `benchmark` and `pertpy[scgen]`."
             )
             raise ImportError(msg) from error
         training, control = _private(holdout.training), _private(holdout.control)
