@@ -204,6 +204,11 @@ def pearson_change(pred: Any, real: Any, control: Any) -> float:
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
 
+    Notes
+    -----
+    Both changes are against the same control cells, whose noise they share. With few of them it can be well above 0
+    where there is no effect at all: score against control cells that the prediction did not start from.
+
     Examples
     --------
     >>> from trvae_scvi.metrics import pearson_change
