@@ -241,18 +241,24 @@ def bars(ax: Axes, values: pd.Series, names: dict[str, str], title: str, *, digi
 
 
 def perturbench() -> Figure:
-    """Direction and size of weak effects."""
-    table = read("perturbench")
-    means = table.groupby(["genes", "metric", "method"])["value"].mean()
+    """What a correlation of changes owes to shared control cells, and the size of the error."""
+    controls = read("controls").query("data == 'perturbench' and genes == 'all'")
+    means = controls.groupby(["comparison", "method"], sort=False)["pearson change"].mean()
+    methods = ["trVAE", "mean of others", "mean shift", "PCA shift", "fold change"]
+    figure, axes = plt.subplots(2, 1, figsize=(6, 7.4), height_ratios=[3, 2.6], layout="constrained")
+    comparisons = list(controls["comparison"].unique())
+    for row, (comparison, colour) in enumerate(zip(comparisons, (SKY, BLUE, "0.75"), strict=True)):
+        places = np.arange(len(methods)) + 0.26 * (row - 1)
+        axes[0].barh(places, means[comparison][methods], height=0.24, color=colour, label=comparison)
+    axes[0].axvline(0, color="0.3", linewidth=0.8)
+    axes[0].grid(axis="x", color="0.9")
+    axes[0].set_axisbelow(True)
+    name_rows(axes[0], methods)
+    axes[0].set_title("Pearson of the change, all genes,\nhalf of the control cells set aside", loc="left")
+    axes[0].legend(loc="upper center", bbox_to_anchor=(0.4, -0.1), frameon=False)
+    errors = read("perturbench").groupby(["genes", "metric", "method"])["value"].mean()["all", "mse_means"]
     order = ["trVAE", "mean shift", "PCA shift", "ridge", "fold change", "no change", "noise ceiling"]
-    names = {name: name for name in order}
-    figure, axes = plt.subplots(2, 1, figsize=(6, 6.6), layout="constrained")
-    panels = (
-        (("top100", "pearson_change"), 2, "Pearson of the change, 100 responsive genes\n(higher is better)"),
-        (("all", "mse_means"), 3, "MSE of the means, all genes\n(lower is better)"),
-    )
-    for ax, (key, digits, title) in zip(axes, panels, strict=True):
-        bars(ax, means[key], names, title, digits=digits)
+    bars(axes[1], errors, {name: name for name in order}, "MSE of the means, all genes\n(lower is better)", digits=3)
     return figure
 
 
