@@ -1,6 +1,10 @@
 """Settings of the Sphinx documentation."""
 
+import json
+import re
 from importlib.metadata import metadata
+
+from sphinx.application import Sphinx
 
 _info = metadata("trvae-scvi")
 
@@ -47,8 +51,6 @@ nb_merge_streams = True
 nb_output_stderr = "remove"
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
-# README.md and CONTRIBUTING.md link to files of the repository that are no pages here.
-suppress_warnings = ["myst.xref_missing"]
 
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
@@ -98,3 +100,19 @@ html_theme_options = {
     "repository_url": "https://github.com/trvae-scvi/trvae-scvi",
     "use_repository_button": True,
 }
+
+
+def _link_tutorials(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Name the tutorials that others link to: behind the symbolic link, their paths lie outside the documentation."""
+    if re.fullmatch(r"tutorials/\d_\w+", docname):
+        notebook = json.loads(source[0])
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                text = "".join(cell["source"])
+                cell["source"] = re.sub(r"\[([^\]]+)\]\((\d_\w+)\.ipynb\)", r"{doc}`\1 <\2>`", text)
+        source[0] = json.dumps(notebook)
+
+
+def setup(app: Sphinx) -> None:
+    """Register what reads the tutorials."""
+    app.connect("source-read", _link_tutorials)
