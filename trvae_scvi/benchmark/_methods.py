@@ -228,7 +228,7 @@ class PertpyScGenMethod:
         except ImportError as error:
             msg = (
                 f"PertpyScGenMethod needs pertpy's scGen, which cannot be imported ({error}). "
-                "Install the extra `benchmark` and `pertpy[scgen]`."
+                "Run `pip install '.[benchmark]' 'pertpy[scgen]'` in a clone of trvae-scvi."
             )
             raise ImportError(msg) from error
         training, control = _private(holdout.training), _private(holdout.control)
