@@ -126,7 +126,8 @@ def leave_one_group_out(
     -----
     The error of a method is raised at once; its notes say where it happened, and with `out` nothing that was finished
     is lost. Equal seeds give equal results for equal numbers of threads, which differ with `n_jobs` unless
-    ``OMP_NUM_THREADS`` sets one.
+    ``OMP_NUM_THREADS`` sets one. Predictions start from all control cells of a group, which the change is measured
+    against, too; see :func:`~trvae_scvi.metrics.pearson_change` for what that does to few cells.
 
     Examples
     --------
