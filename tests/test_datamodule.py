@@ -359,5 +359,5 @@ def test_without_annbatch_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "annbatch", None)
     for name in ("_disk", "_disk._collection", "_disk._runs", "_disk._datamodule"):
         monkeypatch.delitem(sys.modules, f"trvae_scvi.{name}", raising=False)
-    with pytest.raises(ImportError, match="trvae-scvi\\[annbatch\\]"):
+    with pytest.raises(ImportError, match=r"extra `annbatch`: `pip install '\.\[annbatch\]'`"):
         tv.TRVAE.setup_annbatch(tmp_path / "cells.zarr", ["a.h5ad"])
