@@ -16,7 +16,7 @@ def reference(adata):
 
 def test_a_reference_without_data_predicts_and_maps(adata, reference, tmp_path):
     reference.save(tmp_path / "shared")
-    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["model.pt"]
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["model.pt", "versions.json"]
     size = (tmp_path / "shared" / "model.pt").stat().st_size
     assert size < 4 * sum(p.numel() for p in reference.module.parameters()) + 200_000
     shared = tv.TRVAE.load(tmp_path / "shared", False)

@@ -148,7 +148,7 @@ def test_warm_up_in_steps(adata):
     weights = model.history["kl_weight"].iloc[:, 0].astype(float).to_numpy()
     assert 0.0 < weights[0] < weights[1] < 1.0
     assert weights[2] == weights[3] == 1.0
-    assert model.trainer.early_stopping_callback.warmup_epochs == 3  # 12 * 64 / 360, rounded up
+    assert model.trainer.early_stopping_callback.warmup_epochs == 2
 
 
 def test_configuration_objects_count(adata):

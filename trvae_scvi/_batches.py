@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ConditionBalancedSampler", "TRVAEDataSplitter", "current_seed", "seeded"]
 
+logger = logging.getLogger(__name__)
+
+_TURN = threading.RLock()
 _MIN_CELLS_PER_CONDITION = 32
 _MAX_DENSITY = 0.2  # above, the dense product is the faster one
 
@@ -31,10 +36,19 @@ def current_seed() -> int:
 
 @contextlib.contextmanager
 def seeded() -> Iterator[None]:
-    """Seed torch with :func:`current_seed` inside the block and leave its global state as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(current_seed())
-        yield
+    """Seed torch with :func:`current_seed` inside the block and leave its global state as it was.
+
+    Threads take turns, as they would draw from each other's random numbers otherwise.
+    """
+    if not _TURN.acquire(blocking=False):
+        logger.info("Waiting until the model that another thread makes or trains is ready.")
+        _TURN.acquire()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(current_seed())
+            yield
+    finally:
+        _TURN.release()
 
 
 class ConditionBalancedSampler(Sampler):

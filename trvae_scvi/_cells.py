@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,19 +11,18 @@ from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 
-from ._compat import ADATA_MINIFY_TYPE, get_minify_type, parent_of, registered_categories, registered_var_names
-from ._minibatches import CellMinibatches, Expression, LoaderMinibatches
-from ._validation import (
-    check_anndata,
-    check_choice,
-    check_condition,
-    check_integer,
-    check_known_conditions,
-    check_summary,
-    check_var_names,
-    get_values,
-    summarize_values,
+from ._compat import (
+    ADATA_MINIFY_TYPE,
+    SETUP_COLUMNS,
+    get_minify_type,
+    parent_of,
+    registered_categories,
+    registered_var_names,
 )
+from ._gene_names import check_var_names
+from ._minibatches import CellMinibatches, Expression, LoaderMinibatches
+from ._validation import check_anndata, check_choice, check_condition, check_integer, check_known_conditions
+from ._values import check_summary, get_values, place_of, summarize_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
     from ._module import TRVAEModule
 
-__all__ = ["Cells", "CellsMixin"]
+__all__ = ["NOT_TRAINED", "Cells", "CellsMixin", "positions_of"]
+
+NOT_TRAINED = "The model is not trained: call `model.train()` before asking it for predictions."
 
 
 class Cells(NamedTuple):
@@ -97,16 +99,13 @@ class CellsMixin:
         """Check the caller's cells and give the wanted ones, whose expression is read once for the check."""
         self._needs_training()
         adata = self._resolve(adata)
-        check_anndata(adata)
-        check_var_names(adata.var_names, registered_var_names(self.registry_))
-        condition = check_condition(adata, self._condition_key, new_data=False)
-        check_known_conditions(condition, self._conditions)
-        rows = _positions(indices, adata.obs_names)
+        condition = self._check_cells(adata)
+        rows = positions_of(indices, adata.obs_names)
         if source is not None:
             check_choice("source", source, list(self._conditions))
             rows = rows[(condition == source).to_numpy()[rows]]
         if len(rows) == 0:
-            given = condition.iloc[_positions(indices, adata.obs_names)].astype(str).value_counts()
+            given = condition.iloc[positions_of(indices, adata.obs_names)].astype(str).value_counts()
             of_source = "" if source is None else f" with source {source!r}"
             found = {name: int(n) for name, n in given.items() if n} or "none at all"
             msg = f"No cell to predict from{of_source}; found {found}. Pass cells of another condition or selection."
@@ -115,10 +114,16 @@ class CellsMixin:
         self._check_expression_of(cells)
         return cells
 
+    def _check_cells(self, adata: AnnData) -> pd.Series:
+        """Check genes and conditions of the caller's cells; give the conditions."""
+        check_anndata(adata)
+        check_var_names(adata, registered_var_names(self.registry_))
+        condition = check_condition(adata, self._condition_key, new_data=False)
+        check_known_conditions(condition, self._conditions)
+        return condition
+
     def _needs_training(self) -> None:
-        self._check_if_trained(
-            warn=False, message="The model is not trained: call `model.train()` before asking it for predictions."
-        )
+        self._check_if_trained(warn=False, message=NOT_TRAINED)
 
     def _resolve(self, adata: AnnData | None) -> AnnData:
         if adata is not None:
@@ -132,14 +137,17 @@ class CellsMixin:
         """Rows of an AnnData; nothing of its expression is read, of a view neither."""
         parent, parent_rows, columns = parent_of(adata)
         expression = Expression(get_values(parent, self._layer), parent_rows[rows], columns)
-        obs = adata.obs.loc[:, [c for c in adata.obs.columns if not c.startswith("_scvi_")]].iloc[rows].copy()
-        annotation = AnnData(obs=obs, var=adata.var.copy())
+        own = [column for column in adata.obs.columns if column not in SETUP_COLUMNS]
+        annotation = AnnData(obs=adata.obs.loc[:, own].iloc[rows].copy(), var=adata.var.copy())
         # no counts at all take no room; the loaders read `expression` in its place
         empty = sparse.csr_matrix(annotation.shape, dtype=np.float32)
         if self._layer is None:
             annotation.X = empty
         else:
             annotation.layers[self._layer] = empty
+        earlier = adata.uns.get("trvae")
+        if isinstance(earlier, Mapping):  # a prediction
+            annotation.uns["trvae"] = str(earlier.get("source_key", f"{self._condition_key}_source"))
         minify_type = get_minify_type(adata)
         if minify_type is not None:
             annotation.uns["_scvi_adata_minify_type"] = minify_type
@@ -149,8 +157,8 @@ class CellsMixin:
 
     def _check_expression_of(self, cells: Cells) -> None:
         if get_minify_type(cells.annotation) != ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
-            summary = summarize_values(cells.expression)
-            check_summary(summary, "the data to predict from", self.module.gene_likelihood)
+            where = f"{place_of(self._layer)} of these cells"
+            check_summary(summarize_values(cells.expression), where, self.module.gene_likelihood)
 
     def _manager(self, cells: Cells, *, keep_labels: bool = False) -> AnnDataManager:
         registered = cells.annotation.copy()  # registering writes to obs and uns
@@ -193,7 +201,7 @@ class CellsMixin:
         )
 
 
-def _positions(indices: Sequence[int] | np.ndarray | None, obs_names: pd.Index) -> np.ndarray:
+def positions_of(indices: Sequence[int] | np.ndarray | None, obs_names: pd.Index) -> np.ndarray:
     """Positions of the cells that `indices` asks for; raises for what is neither positions nor a mask."""
     positions = np.arange(len(obs_names))
     if indices is None:

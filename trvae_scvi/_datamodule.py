@@ -21,7 +21,8 @@ from ._compat import (
     registered_var_names,
 )
 from ._registry import make_registry, own_registry
-from ._validation import ValueSummary, check_not_condition, check_summary, summarize_tensor
+from ._validation import check_keys, check_not_condition
+from ._values import ValueSummary, check_summary, summarize_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,8 +177,8 @@ class DataModuleMixin(BaseModelClass):
             "layer": layer,
             "labels_key": labels_key,
             "size_factor_key": None,
-            "categorical_covariate_keys": categorical_covariate_keys,
-            "continuous_covariate_keys": continuous_covariate_keys,
+            "categorical_covariate_keys": check_keys("categorical_covariate_keys", categorical_covariate_keys),
+            "continuous_covariate_keys": check_keys("continuous_covariate_keys", continuous_covariate_keys),
         }
         check_not_condition(condition_key, arguments)
         path = os.fspath(collection_path)

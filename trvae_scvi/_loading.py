@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from packaging.version import Version
 from scvi import settings
 from scvi.model.base import BaseModelClass
 
 from ._compat import latest_registry
+from ._inherited import adopting
 from ._porting import read_scarches
+from ._saving import differing_versions, history_from_plain, history_to_plain, write_versions
 from ._validation import check_anndata
 
 if TYPE_CHECKING:
@@ -30,7 +34,69 @@ _MIN_CELLS = 3  # of every condition, for a set-up
 
 
 class LoadingMixin(BaseModelClass):
-    """How :class:`~trvae_scvi.TRVAE` comes back from disk."""
+    """How :class:`~trvae_scvi.TRVAE` goes to disk and comes back."""
+
+    if TYPE_CHECKING:
+        history_: Any
+
+    def save(
+        self,
+        dir_path: str | os.PathLike[str],
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        save_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save the model in a folder, which appears when it is complete.
+
+        A file with the versions that wrote the model lies beside it.
+
+        Parameters
+        ----------
+        dir_path
+            The folder.
+        prefix
+            Begins the names of the files.
+        overwrite
+            Whether to replace a model that is there.
+        save_anndata
+            Whether to save the model's data, too.
+        save_kwargs
+            Arguments of :func:`torch.save`.
+        **kwargs
+            Further arguments of :meth:`scvi.model.base.BaseModelClass.save`.
+
+        Raises
+        ------
+        ValueError
+            If the folder is there and `overwrite` is not set.
+
+        Examples
+        --------
+        >>> model.save("my_model", overwrite=True)
+        """
+        target = Path(dir_path)
+        if target.exists() and not overwrite:
+            msg = f"{os.fspath(dir_path)!r} already exists. Name another folder, or replace it with overwrite=True."
+            raise ValueError(msg)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        history = self.history_
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as parent:
+            unfinished = Path(parent) / target.name
+            self.history_ = history_to_plain(history)
+            try:
+                super().save(
+                    os.fspath(unfinished), prefix, save_anndata=save_anndata, save_kwargs=save_kwargs, **kwargs
+                )
+            finally:
+                self.history_ = history
+            write_versions(unfinished, prefix or "")
+            if not target.exists():
+                unfinished.rename(target)
+                return
+            for file in unfinished.iterdir():
+                os.replace(file, target / file.name)
 
     @classmethod
     def load(
@@ -67,7 +133,8 @@ class LoadingMixin(BaseModelClass):
         TypeError
             If `datamodule` is none of scvi-tools' data modules.
         ValueError
-            If genes are missing, added or in another order, a condition is unknown, or scArches saved the folder.
+            If genes are missing, added or in another order, a condition is unknown, scArches saved the folder, or the
+            file cannot be opened; then the message says which versions wrote it.
 
         Examples
         --------
@@ -88,7 +155,9 @@ class LoadingMixin(BaseModelClass):
             raise FileNotFoundError(msg)
         if datamodule is not None and adata is None:
             adata = False
-        model: Any = super().load(os.fspath(dir_path), adata, **kwargs)
+        with adopting():
+            model: Any = cls._loaded(Path(dir_path), file, adata, kwargs)
+        model.history_ = history_from_plain(model.history_)
         model._apply_surgery()
         if datamodule is not None:
             # upstream would build the model anew with it, which ours has no need of
@@ -102,6 +171,22 @@ class LoadingMixin(BaseModelClass):
                 stacklevel=settings.warnings_stacklevel,
             )
         return model
+
+    @classmethod
+    def _loaded(cls, folder: Path, file: Path, adata: AnnData | Literal[False] | None, kwargs: dict[str, Any]) -> Any:
+        try:
+            return super().load(os.fspath(folder), adata, **kwargs)
+        except Exception as error:  # whatever the reason, is it the file?
+            try:
+                torch.load(file, map_location="cpu", weights_only=False)
+            except Exception as unreadable:  # a pickle can raise nearly all there are
+                versions = differing_versions(folder, kwargs.get("prefix") or "")
+                msg = (
+                    f"{os.fspath(file)!r} could not be opened: {versions}. It is damaged, or needs those versions. "
+                    f"({type(unreadable).__name__}: {unreadable})"
+                )
+                raise ValueError(msg) from unreadable
+            raise error
 
     @classmethod
     def from_scarches(cls, path: str | os.PathLike[str], adata: AnnData, *, layer: str | None = None) -> Self:

@@ -23,7 +23,8 @@ from ._compat import (
     registered_covariates,
     registered_var_names,
 )
-from ._validation import check_summary, plain_list, summarize_tensor
+from ._validation import plain_list
+from ._values import check_summary, summarize_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -126,6 +127,8 @@ class CellMinibatches:
         self.var = annotation.var
         self.minify_type = get_minify_type(annotation)
         self.repeatable = True
+        self.batch_size: int | None = batch_size
+        self.earlier_source_key: str | None = annotation.uns.get("trvae")
         dataset = _Rows(manager, expression)
         self._loader = DataLoader(
             dataset,
@@ -178,6 +181,8 @@ class LoaderMinibatches:
             raise TypeError(msg)
         self.var = pd.DataFrame(index=pd.Index([str(name) for name in registered_var_names(registry)]))
         self.minify_type = None
+        self.batch_size = None
+        self.earlier_source_key = None
         self.repeatable = not isinstance(loader, Iterator)
         self.n_batches = length_hint(loader, 0) or None
         self._loader = loader

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scvi import REGISTRY_KEYS, settings
-from scvi.data import AnnDataManager
 from scvi.data.fields import (
     CategoricalJointObsField,
     CategoricalObsField,
@@ -16,12 +15,13 @@ from scvi.data.fields import (
     NumericalJointObsField,
     NumericalObsField,
 )
-from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, VAEMixin
+from scvi.model.base import BaseMinifiedModeModelClass
 from scvi.utils import setup_anndata_dsp
 
 from ._batches import seeded
 from ._combination import CombinationMixin
 from ._compat import (
+    DataManager,
     get_minify_type,
     registered_categories,
     registered_covariate_counts,
@@ -29,9 +29,12 @@ from ._compat import (
     registered_var_names,
 )
 from ._datamodule import DataModuleMixin
+from ._designs import warn, warn_of_few_cells, warn_of_nesting, warn_of_similar_names
 from ._effect import EffectMixin
+from ._gene_names import check_var_names
+from ._inherited import InheritedMixin
 from ._loading import LoadingMixin
-from ._mmd import MMD_KERNELS
+from ._mmd import MIN_CELLS, MMD_KERNELS
 from ._module import DISPERSIONS, GENE_LIKELIHOODS, MMD_LOCATIONS, TRVAEModule
 from ._nn import CONDITION_LAYERS, NORMALIZATIONS
 from ._surgery import SurgeryMixin
@@ -43,15 +46,20 @@ from ._validation import (
     check_condition,
     check_covariates,
     check_integer,
+    check_keys,
     check_known_conditions,
     check_known_covariate,
     check_not_condition,
     check_not_view,
     check_number,
+)
+from ._values import (
+    check_finite_values,
+    check_storage,
     check_summary,
-    check_values,
-    check_var_names,
+    counts_elsewhere,
     get_values,
+    place_of,
     summarize_values,
 )
 from .nn import Network
@@ -60,6 +68,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
+    from scvi.data import AnnDataManager
     from scvi.data.fields import BaseAnnDataField
 
 __all__ = ["TRVAE"]
@@ -70,8 +79,7 @@ class TRVAE(
     EffectMixin,
     SurgeryMixin,
     LoadingMixin,
-    RNASeqMixin,
-    VAEMixin,
+    InheritedMixin,
     TrainingMixin,
     DataModuleMixin,
     BaseMinifiedModeModelClass,
@@ -281,6 +289,12 @@ class TRVAE(
                 extra_payload_autotune=extra_payload_autotune,
             )
         self.module.minified_data_type = self.minified_data_type
+        counts = self._cells_by_label()
+        #: Labels x conditions, whether there were training cells; ``None`` without labels or where it is not known.
+        self.measured_: np.ndarray | None = counts > 0 if has_labels and counts is not None else None
+        if counts is not None and mmd_on is not None and mmd_weight:
+            labels = list(registered_categories(self.registry_, REGISTRY_KEYS.LABELS_KEY))
+            warn_of_few_cells(counts, labels, conditions, MIN_CELLS, by_label=self.module.mmd_balance_labels)
         self._model_summary_string = (
             f"TRVAE with conditions {conditions}: hidden layers {list(hidden_sizes)}, n_latent: {n_latent}, "
             f"gene_likelihood: {gene_likelihood}, dispersion: {dispersion}, mmd_on: {mmd_on}, "
@@ -338,6 +352,8 @@ class TRVAE(
         >>> cells.layers["counts"] = cells.X.copy()
         >>> tv.TRVAE.setup_anndata(cells, "condition", layer="counts", labels_key="cell_type")
         """
+        categorical_covariate_keys = check_keys("categorical_covariate_keys", categorical_covariate_keys)
+        continuous_covariate_keys = check_keys("continuous_covariate_keys", continuous_covariate_keys)
         setup_method_args = cls._get_setup_method_args(**locals())
         cls.register_manager(cls._build_manager(adata, setup_method_args, **kwargs))
 
@@ -359,7 +375,7 @@ class TRVAE(
         if source_registry is not None and not kwargs.get("extend_categories", False):
             known = registered_categories(source_registry, REGISTRY_KEYS.BATCH_KEY)
         cls._check_data(adata, source_registry, known, **arguments)
-        manager = AnnDataManager(fields=cls._fields(adata, arguments), setup_method_args=setup_method_args)
+        manager = DataManager(fields=cls._fields(adata, arguments), setup_method_args=setup_method_args)
         with warnings.catch_warnings():
             if source_registry is not None:  # what is registered again is not trained on, or frozen
                 warnings.filterwarnings("ignore", message="Category .* has fewer than 3 cells")
@@ -378,17 +394,31 @@ class TRVAE(
     ) -> None:
         check_anndata(adata)
         check_not_view(adata)
-        check_var_names(adata.var_names, None if source_registry is None else registered_var_names(source_registry))
-        condition = check_condition(adata, condition_key, new_data=source_registry is None)
+        new_data = source_registry is None
+        check_var_names(adata, None if source_registry is None else registered_var_names(source_registry))
+        condition = check_condition(adata, condition_key, new_data=new_data)
         if known_conditions is not None:
             check_known_conditions(condition, known_conditions)
-        check_covariates(adata, **columns)
-        if source_registry is None:
+        check_covariates(adata, **columns, new_data=new_data)
+        if new_data:
             check_not_condition(condition_key, columns)
         if source_registry is not None and known_conditions is not None:
             for key, known in registered_covariates(source_registry).items():
                 check_known_covariate(adata.obs[key], known)
-        check_values(get_values(adata, layer), _place(layer))
+        values = get_values(adata, layer)
+        check_storage(values, place_of(layer))
+        summary = summarize_values(values)
+        check_finite_values(summary, place_of(layer))
+        if not new_data:
+            return
+        elsewhere = counts_elsewhere(adata, layer, summary)
+        if elsewhere is not None:
+            warn(elsewhere)
+        named = [columns["labels_key"]] if columns["labels_key"] is not None else []
+        named += list(columns["categorical_covariate_keys"] or ())
+        for key in dict.fromkeys([condition_key, *named]):
+            warn_of_similar_names(key, adata.obs[key].unique())
+        warn_of_nesting(adata.obs, condition_key, named)
 
     @classmethod
     def _fields(cls, adata: AnnData, arguments: dict[str, Any]) -> list[BaseAnnDataField]:
@@ -403,14 +433,14 @@ class TRVAE(
         minify_type = get_minify_type(adata)
         return fields if minify_type is None else fields + cls._get_fields_for_adata_minification(minify_type)
 
-    def _check_expression(self, gene_likelihood: str) -> bool:
+    def _check_expression(self, gene_likelihood: str, remark: str = "") -> bool:
         """Check that values and likelihood fit; return whether no value is negative."""
         if self.adata is None or self.minified_data_type is not None:
             return gene_likelihood != "mse"
         layer = self.registry_["setup_args"]["layer"]
-        where = _place(layer)
+        where = place_of(layer)
         summary = summarize_values(get_values(self.adata, layer))
-        check_summary(summary, where, gene_likelihood)
+        check_summary(summary, where + remark, gene_likelihood, self.adata, layer)
         if gene_likelihood == "mse" and summary.integer and summary.minimum >= 0:
             warnings.warn(
                 f"{where} looks like raw counts, but gene_likelihood='mse' models log-normalised or scaled values. "
@@ -420,61 +450,14 @@ class TRVAE(
             )
         return summary.minimum >= 0
 
-    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
-        # upstream compares the number of genes only
-        if adata is None:
-            return super()._validate_anndata(self._resolve(None), copy_if_view=copy_if_view)
-        check_anndata(adata)
-        check_var_names(adata.var_names, registered_var_names(self.registry_))
-        check_known_conditions(check_condition(adata, self._condition_key, new_data=False), self._conditions)
-        return super()._validate_anndata(adata, copy_if_view=copy_if_view)
-
-    def get_likelihood_parameters(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
-        """Estimates of the decoded likelihood's parameters, for ``"nb"`` and ``"zinb"``.
-
-        Arguments and result are those of :meth:`scvi.model.base.RNASeqMixin.get_likelihood_parameters`.
-
-        Raises
-        ------
-        NotImplementedError
-            With another `gene_likelihood`.
-
-        Examples
-        --------
-        >>> parameters = model.get_likelihood_parameters(control)
-        >>> sorted(parameters), parameters["mean"].shape
-        (['dispersions', 'mean'], (300, 50))
-        """
-        self._needs_dispersion("get_likelihood_parameters")
-        return super().get_likelihood_parameters(*args, **kwargs)
-
-    def get_feature_correlation_matrix(self, *args: Any, **kwargs: Any) -> Any:
-        """Correlation of genes in draws from the decoded likelihood, for ``"nb"`` and ``"zinb"``.
-
-        Arguments and result are those of :meth:`scvi.model.base.RNASeqMixin.get_feature_correlation_matrix`;
-        `transform_batch` is a condition.
-
-        Raises
-        ------
-        NotImplementedError
-            With another `gene_likelihood`.
-
-        Examples
-        --------
-        >>> model.get_feature_correlation_matrix(control, n_samples=2, transform_batch="stimulated").shape
-        (50, 50)
-        """
-        self._needs_dispersion("get_feature_correlation_matrix")
-        return super().get_feature_correlation_matrix(*args, **kwargs)
-
-    def _needs_dispersion(self, method: str) -> None:
-        if self.module.gene_likelihood not in ("nb", "zinb"):
-            msg = f"{method} needs gene_likelihood 'nb' or 'zinb', the model has {self.module.gene_likelihood!r}."
-            raise NotImplementedError(msg)
-
-
-def _place(layer: str | None) -> str:
-    return "`adata.X`" if layer is None else f"`adata.layers[{layer!r}]`"
+    def _cells_by_label(self) -> np.ndarray | None:
+        """Numbers of cells, labels x conditions; ``None`` without data."""
+        if self.adata is None:
+            return None
+        keys = (REGISTRY_KEYS.LABELS_KEY, REGISTRY_KEYS.BATCH_KEY)
+        counts = np.zeros([len(registered_categories(self.registry_, key)) for key in keys], dtype=np.int64)
+        np.add.at(counts, tuple(np.asarray(self.adata_manager.get_from_registry(key)).ravel() for key in keys), 1)
+        return counts
 
 
 def _hidden_sizes(n_hidden: int | Sequence[int], n_layers: int) -> tuple[int, ...]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
-from scvi.train import TrainingPlan
+from scvi.train import LoudEarlyStopping, TrainingPlan
 
 from ._batches import current_seed
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ._module import TRVAEModule
 
-__all__ = ["RestoreBestWeights", "TRVAETrainingPlan"]
+__all__ = ["NoteInterruption", "RestoreBestWeights", "TRVAETrainingPlan"]
 
 logger = logging.getLogger(__name__)
 
@@ -187,28 +187,64 @@ def _cycle(step: int, *, n_steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * rest))
 
 
+class NoteInterruption(Callback):
+    """Keeps the trainer of a training that the user stopped, of which scvi-tools loses track."""
+
+    trainer: pl.Trainer | None = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Note the trainer."""
+        if isinstance(exception, KeyboardInterrupt):
+            self.trainer = trainer
+
+
 class RestoreBestWeights(Callback):
-    """Keeps a copy of the weights with the lowest validation loss and restores it at the end.
+    """Keeps a copy of the weights with the best validation loss and restores it at the end.
 
     Parameters
     ----------
     warmup_epochs
         Epochs before which no validation counts.
+    warmup_steps
+        Steps of the optimizer instead; how many epochs they are shows when training begins, as several devices share
+        an epoch's batches. Early stopping waits as long.
     monitor
-        Name of the metric to keep low.
+        Name of the metric.
+    mode
+        Whether its best value is the lowest (``"min"``) or the highest (``"max"``).
     """
 
-    def __init__(self, *, warmup_epochs: int, monitor: str = "validation_loss") -> None:
+    def __init__(
+        self,
+        *,
+        warmup_epochs: int,
+        warmup_steps: int | None = None,
+        monitor: str = "validation_loss",
+        mode: Literal["min", "max"] = "min",
+    ) -> None:
         self.warmup_epochs = warmup_epochs
+        self.warmup_steps = warmup_steps
         self.monitor = monitor
-        self.best_score = math.inf
+        self.sign = 1.0 if mode == "min" else -1.0
+        self.best_score = self.sign * math.inf
         self.best_epoch: int | None = None
         self.best_weights: dict[str, torch.Tensor] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Turn a warm-up in steps into one in epochs."""
+        if self.warmup_steps is None:
+            return
+        steps = trainer.num_training_batches / trainer.accumulate_grad_batches
+        self.warmup_epochs = math.ceil(self.warmup_steps / steps)
+        for callback in trainer.early_stopping_callbacks:
+            if isinstance(callback, LoudEarlyStopping):
+                callback.warmup_epochs = self.warmup_epochs
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the weights if they are the best so far."""
         score = float(trainer.callback_metrics.get(self.monitor, math.nan))
-        if trainer.sanity_checking or trainer.current_epoch < self.warmup_epochs or not score < self.best_score:
+        is_better = self.sign * score < self.sign * self.best_score
+        if trainer.sanity_checking or trainer.current_epoch < self.warmup_epochs or not is_better:
             return
         self.best_score, self.best_epoch = score, trainer.current_epoch
         weights = pl_module.get_submodule("module").state_dict()
@@ -216,10 +252,19 @@ class RestoreBestWeights(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the copy."""
+        self.restore(pl_module)
+
+    def restore(self, pl_module: pl.LightningModule) -> None:
+        """Restore the copy, if there is one."""
         if self.best_weights is None:
             return
         pl_module.get_submodule("module").load_state_dict(self.best_weights)
         logger.info("Restored the weights of epoch %s (%s %.4f).", self.best_epoch, self.monitor, self.best_score)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Restore the copy if the user stopped training."""
+        if isinstance(exception, KeyboardInterrupt):
+            self.restore(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the callback."""

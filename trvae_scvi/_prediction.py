@@ -9,8 +9,16 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from scvi import REGISTRY_KEYS
 from scvi.utils import track
 
+from ._annotation import check_writable, fingerprint, free_source_key, predicted_obs, target_measured
+from ._compat import (
+    registered_categories,
+    registered_continuous_covariates,
+    registered_covariates,
+    registered_var_names,
+)
 from ._decoding import METHODS, DecodingMixin, Options
 from ._store import DiskStore, MemoryStore, check_out
 from ._validation import plain_list
@@ -31,6 +39,10 @@ _SHORT = 10  # minibatches; fewer need no progress bar
 
 class PredictionMixin(DecodingMixin):
     """Predictions of :class:`~trvae_scvi.TRVAE`."""
+
+    if TYPE_CHECKING:
+        measured_: np.ndarray | None
+        device: torch.device
 
     def predict_perturbation(
         self,
@@ -107,10 +119,14 @@ class PredictionMixin(DecodingMixin):
             for ``"mean"``; the scale of the input for ``gene_likelihood="mse"``.
         ``obs``
             That of the cells, with the target in the condition column and the condition they were
-            measured under in ``"<condition_key>_source"``. Names end in ``-<target>``. Of the cells of a
+            measured under in ``"<condition_key>_source"`` (with a number behind it where the cells have such a column
+            of their own). Names end in ``-<target>``. Of the cells of a
             `dataloader` it has condition, labels and covariates, by name; they are numbered from 0.
         ``uns["trvae"]``
-            Method, scale, sources, targets, seed and version.
+            What decides the numbers: `method`, `library_size`, `covariates`, `seed`, `batch_size`, `device`, a
+            fingerprint of the `model` and the `version` of the package; and what they are: their `scale`, `source` and
+            `target` conditions, the `source_key`, and in `target_measured`, for every target, whether the cells' labels
+            were measured under it in training (``"yes"``, ``"no"``, ``"some"`` of them, or ``"unknown"``).
 
         Raises
         ------
@@ -119,7 +135,8 @@ class PredictionMixin(DecodingMixin):
         KeyError
             If the column of the condition or of a covariate, the layer, or a key of a minibatch is not there.
         TypeError
-            If an argument, or what `dataloader` yields, has the wrong type.
+            If an argument, or what `dataloader` yields, has the wrong type, or a column has no text as its name, which
+            no file takes as `out`.
         ValueError
             For an unknown target, source or covariate, a target that is there twice, no cell of the source, other genes
             than in training, cells without counts, a method that the likelihood or minified data cannot serve,
@@ -236,8 +253,7 @@ class PredictionMixin(DecodingMixin):
                 codes = {name: targets[name] for name in names}
                 for name, block in self._blocks(tensors, codes, module, options, changed, rngs).items():
                     store.append(name, block)
-            annotation = self._annotation(obs, source.var, options)
-            return store.finish(annotation)
+            return store.finish(self._annotation(obs, source, options))
 
     def _store(
         self,
@@ -249,36 +265,49 @@ class PredictionMixin(DecodingMixin):
         if out is None:
             return MemoryStore(self._layer)
         known = source.obs
-        annotation = self._annotation(dict.fromkeys(targets, known), source.var, options)
+        check_writable(known)
+        annotation = self._annotation(dict.fromkeys(targets, known), source, options)
         n_entries = None if known.empty else annotation.n_obs * annotation.n_vars
         return DiskStore(out, self._layer, annotation, n_entries)
 
-    def _annotation(self, obs: Mapping[Any, pd.DataFrame], var: pd.DataFrame, options: Options) -> AnnData:
+    def _annotation(
+        self, obs: Mapping[Any, pd.DataFrame], source: CellMinibatches | LoaderMinibatches, options: Options
+    ) -> AnnData:
         """All of a prediction but its values, from the cells' own columns for every target."""
-        key = self._condition_key
-        parts, sources = [], []
-        for name, own in obs.items():
-            part = own.drop(columns=[key, f"{key}_source"], errors="ignore")
-            part.insert(0, key, name)
-            part.insert(1, f"{key}_source", own[key].to_numpy())
-            for column, value in options.covariates.items():
-                part[column] = value
-            parts.append(part.set_axis(own.index.astype(str) + f"-{name}"))
-            sources.append(own[key])
-        table = pd.concat(parts)
-        for column in (key, f"{key}_source"):
-            table[column] = pd.Categorical(table[column])
-        prediction = AnnData(obs=table, var=var.copy())
-        scale = _SCALES[options.method] if self.module.models_counts else "input"
+        key, labels_key = self._condition_key, self._labels_key
+        own = next(iter(obs.values()))
+        registered = [key, labels_key, *registered_covariates(self.registry_)]
+        registered += registered_continuous_covariates(self.registry_)
+        source_key = free_source_key(key, own.columns, registered, source.earlier_source_key)
+        conditions, labels = (
+            list(registered_categories(self.registry_, k)) for k in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
+        )
+        table = predicted_obs(obs, key, source_key, conditions, options.covariates)
+        prediction = AnnData(obs=table, var=source.var.copy())
+        measured = [
+            target_measured(cells, labels_key, labels, conditions, name, self.measured_) for name, cells in obs.items()
+        ]
+        weights, genes = self.module.state_dict(), registered_var_names(self.registry_)
         prediction.uns["trvae"] = {
             "method": options.method,
-            "scale": scale,
-            "source": np.array([str(name) for name in pd.unique(pd.concat(sources))]),
+            "scale": _SCALES[options.method] if self.module.models_counts else "input",
+            "source": np.array([str(name) for name in pd.unique(pd.concat([cells[key] for cells in obs.values()]))]),
+            "source_key": source_key,
             "target": np.array([str(name) for name in obs]),
+            "target_measured": np.array(measured),
+            "library_size": "own" if options.library_size is None else float(options.library_size),
+            "covariates": {name: _plain(value) for name, value in options.covariates.items()},
             "seed": "none" if options.seed is None else int(options.seed),
+            "batch_size": "of the dataloader" if source.batch_size is None else source.batch_size,
+            "device": str(self.device),
+            "model": fingerprint(weights, conditions, genes, [self.module.gene_likelihood]),
             "version": version("trvae-scvi"),
         }
         return prediction
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _steps(

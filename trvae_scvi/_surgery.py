@@ -13,21 +13,28 @@ from scvi import REGISTRY_KEYS
 
 from ._batches import current_seed
 from ._cells import CellsMixin
-from ._compat import MODULE_KEYS, registered_categories, registered_covariates, registered_var_names
+from ._compat import (
+    MODULE_KEYS,
+    registered_categories,
+    registered_covariates,
+    registered_var_names,
+    single_device,
+    subset_genes,
+)
+from ._designs import warn_of_similar_names
+from ._gene_names import check_var_names
 from ._validation import (
     check_anndata,
+    check_boolean,
     check_column,
     check_condition,
     check_integer,
     check_not_view,
     check_query_conditions,
     check_same_kind,
-    check_summary,
-    check_var_names,
-    get_values,
     plain_list,
-    summarize_values,
 )
+from ._values import check_summary, get_values, place_of, summarize_values
 from .mapping import align_genes
 
 if TYPE_CHECKING:
@@ -39,6 +46,17 @@ __all__ = ["SurgeryMixin"]
 
 logger = logging.getLogger(__name__)
 
+# Arguments of upstream's method that leave no choice here, with the one value that is taken and why.
+_WITHOUT_CHOICE = {
+    "freeze_dropout": (True, "dropout of what is frozen is always off; unfrozen=True trains with it"),
+    "freeze_batchnorm_encoder": (True, "normalisation always stays as in the reference; unfrozen=True frees it"),
+    "freeze_batchnorm_decoder": (True, "normalisation always stays as in the reference; unfrozen=True frees it"),
+    "freeze_classifier": (True, "the model has no classifier"),
+    "transfer_batch": (True, "conditions that the reference knows keep their parameters, new ones get their own"),
+    "registry": (None, "the set-up is that of the reference"),
+    "datamodule": (None, "a query is read from an AnnData"),
+}
+
 
 class SurgeryMixin(CellsMixin):
     """How :class:`~trvae_scvi.TRVAE` maps new data onto a trained model."""
@@ -47,6 +65,7 @@ class SurgeryMixin(CellsMixin):
         init_params_: dict[str, Any]
         is_trained_: bool
         nonnegative_: bool
+        measured_: np.ndarray | None
         reference_summary_: dict[str, np.ndarray] | None
         surgery_: dict[str, bool] | None
 
@@ -56,10 +75,14 @@ class SurgeryMixin(CellsMixin):
         adata: AnnData,
         reference_model: str | os.PathLike[str] | Self,
         *,
+        inplace_subset_query_vars: bool = False,
+        accelerator: str = "auto",
+        device: int | str = "auto",
         unfrozen: bool = False,
         freeze_expression: bool = True,
         freeze_decoder_first_layer: bool = True,
         match_reference: bool = False,
+        **without_choice: Any,
     ) -> Self:
         """Make a model of new data out of a trained reference, without the reference's data.
 
@@ -72,9 +95,13 @@ class SurgeryMixin(CellsMixin):
         ----------
         adata
             New data with the genes of the reference in its order, see :meth:`prepare_query_anndata`, and its columns.
-            One condition is enough. The column of labels may be missing; the new model then has none.
+            One condition is enough. The column of labels may be missing or empty; the new model then has none.
         reference_model
             Trained model, or the folder it was saved in.
+        inplace_subset_query_vars
+            Whether to reduce `adata` itself to the genes of the reference, in its order, first. All must be there.
+        accelerator, device
+            Where the new model is to be, as for :meth:`load`.
         unfrozen
             Train everything. Nothing then keeps the reference's answers.
         freeze_expression
@@ -84,6 +111,9 @@ class SurgeryMixin(CellsMixin):
         match_reference
             Match the new cells with cells of the reference by the MMD, too. The reference must keep some of them, see
             :meth:`store_reference_summary`.
+        **without_choice
+            Further arguments of upstream's method, such as ``freeze_dropout=True``: taken where they ask for what is
+            done anyway, else refused with the reason.
 
         Returns
         -------
@@ -94,11 +124,12 @@ class SurgeryMixin(CellsMixin):
         FileNotFoundError
             If there is no model in the folder.
         TypeError
-            If `reference_model` is no model of this class, nor a path, or a column holds another kind of values than in
-            the reference (texts, whole numbers ...).
+            If `reference_model` is no model of this class, nor a path, an argument is unknown, or a column holds
+            another kind of values than in the reference (texts, whole numbers ...).
         ValueError
-            If the reference is not trained, genes differ, a new condition has fewer than three cells, values do
-            not fit the likelihood, or `match_reference` lacks what it needs or could not have an effect.
+            If the reference is not trained, genes differ, a new condition has fewer than three cells, labels are
+            missing for some cells, values do not fit the likelihood, `match_reference` lacks what it needs or could not
+            have an effect, or an argument asks for what cannot be chosen.
         KeyError
             If a column or the layer is missing.
 
@@ -106,7 +137,7 @@ class SurgeryMixin(CellsMixin):
         -----
         With ``encode_condition=False``, the default, the latent representation does not depend on what is trained here.
         Continuous covariates enter as they are: bring them to the scale they had in the reference. Dropout and
-        normalisation are as in evaluation, unless `unfrozen`. The model is made on the CPU and moved by :meth:`train`.
+        normalisation are as in evaluation, unless `unfrozen`.
 
         Examples
         --------
@@ -118,11 +149,14 @@ class SurgeryMixin(CellsMixin):
         >>> prediction.obs["condition"].unique().tolist()
         ['another drug']
         """
+        _check_without_choice(without_choice)
+        check_boolean("inplace_subset_query_vars", inplace_subset_query_vars)
+        where = single_device(accelerator, device)
         check_anndata(adata)
         reference = cls._reference(reference_model)
         if match_reference:
             reference._check_matching(adata)
-        model = cls._of_query(adata, reference)
+        model = cls._of_query(adata, reference, subset=inplace_subset_query_vars)
         grown = model.module.adopt(reference.module)
         model.surgery_ = {
             "unfrozen": unfrozen,
@@ -131,11 +165,14 @@ class SurgeryMixin(CellsMixin):
             "match_reference": match_reference,
         }
         model.reference_summary_ = reference.reference_summary_
+        model.measured_ = _measured(model.measured_, reference.measured_, trains_all=unfrozen)
         model._apply_surgery()
         if match_reference:
             model._check_matching_has_effect()
         model.is_trained_ = not grown and not any(p.requires_grad for p in model.module.parameters())
         model.module.eval()
+        moved: Any = model
+        moved.to_device(where)
         return model
 
     @classmethod
@@ -155,15 +192,15 @@ class SurgeryMixin(CellsMixin):
         return reference_model
 
     @classmethod
-    def _of_query(cls, adata: AnnData, reference: Self) -> Self:
+    def _of_query(cls, adata: AnnData, reference: Self, *, subset: bool) -> Self:
         """A new model of the query with the reference's settings and, so far, weights of its own."""
         registry = dict(reference.registry_)
         arguments = dict(registry["setup_args"])
         settings = dict(reference.init_params_["non_kwargs"])
         labels_key = arguments["labels_key"]
-        if labels_key is not None and labels_key not in adata.obs:
+        if labels_key is not None and (labels_key not in adata.obs or adata.obs[labels_key].isna().all()):
             level = logging.WARNING if settings["mmd_balance_labels"] else logging.INFO
-            logger.log(level, "The query has no column %r: the new model is without labels.", labels_key)
+            logger.log(level, "The query has no labels in %r: the new model is without labels.", labels_key)
             settings["mmd_balance_labels"] = arguments["labels_key"] = None
             fields = dict(registry["field_registries"])
             fields[REGISTRY_KEYS.LABELS_KEY] = {
@@ -171,7 +208,12 @@ class SurgeryMixin(CellsMixin):
                 "state_registry": {"categorical_mapping": np.array([0])},
             }
             registry["field_registries"] = fields
-        cls._check_query(adata, arguments, reference)
+        names = registered_var_names(reference.registry_)
+        whole = subset and bool(np.isin(names, adata.var_names).all()) and adata.var_names.is_unique
+        cls._check_query(adata[:, names] if whole else adata, arguments, reference)
+        if whole:
+            check_not_view(adata)
+            subset_genes(adata, names)
         model_cls: Any = cls
         model_cls.setup_anndata(adata, source_registry=registry, extend_categories=True, **arguments)
         model = model_cls(adata, **settings)
@@ -182,7 +224,7 @@ class SurgeryMixin(CellsMixin):
     def _check_query(adata: AnnData, arguments: dict[str, Any], reference: SurgeryMixin) -> None:
         """Raise for what does not fit the reference, before anything is written into `adata`."""
         try:
-            check_var_names(adata.var_names, registered_var_names(reference.registry_))
+            check_var_names(adata, registered_var_names(reference.registry_))
         except ValueError as error:
             error.add_note(
                 "`TRVAE.prepare_query_anndata(adata, reference_model)` brings them to those of the reference."
@@ -190,14 +232,18 @@ class SurgeryMixin(CellsMixin):
             raise
         condition = check_condition(adata, arguments["condition_key"], new_data=False)
         categories = {arguments["condition_key"]: reference._conditions, **registered_covariates(reference.registry_)}
-        if arguments["labels_key"] is not None:
-            categories[arguments["labels_key"]] = registered_categories(reference.registry_, REGISTRY_KEYS.LABELS_KEY)
+        labels_key = arguments["labels_key"]
+        if labels_key is not None:
+            categories[labels_key] = registered_categories(reference.registry_, REGISTRY_KEYS.LABELS_KEY)
+            _check_labels(adata.obs[labels_key])
         for key, known in categories.items():
             check_same_kind(check_column(adata, "categorical_covariate_keys", key), known)
+            warn_of_similar_names(key, [*known, *adata.obs[key].unique()])
         check_query_conditions(condition, reference._conditions)
         summary = summarize_values(get_values(adata, arguments["layer"]))
         likelihood = reference.module.gene_likelihood
-        check_summary(summary, "the query", likelihood)
+        where = f"{place_of(arguments['layer'])} of the query"
+        check_summary(summary, where, likelihood, adata, arguments["layer"])
         if likelihood == "mse" and reference.nonnegative_ and summary.minimum < 0:
             msg = (
                 "The reference was trained on values of at least 0, the query holds negative ones. Bring them to the "
@@ -361,3 +407,36 @@ class SurgeryMixin(CellsMixin):
             for name, value in values.items():
                 parts.setdefault(name, []).append(value.cpu().numpy())
         self.reference_summary_ = {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _check_without_choice(arguments: dict[str, Any]) -> None:
+    unknown = sorted(set(arguments) - set(_WITHOUT_CHOICE))
+    if unknown:
+        msg = f"load_query_data() got unknown arguments {unknown}."
+        raise TypeError(msg)
+    for name, value in arguments.items():
+        taken, reason = _WITHOUT_CHOICE[name]
+        if value is not taken:
+            msg = f"`{name}={value!r}` is not taken: {reason}. Leave `{name}` out."
+            raise ValueError(msg)
+
+
+def _measured(own: np.ndarray | None, theirs: np.ndarray | None, *, trains_all: bool) -> np.ndarray | None:
+    """Labels x conditions that were trained on: of the reference's conditions what it had, if it is frozen."""
+    if own is None or theirs is None:
+        return None
+    rows, columns = theirs.shape  # those of the reference are the first ones
+    if not trains_all:
+        own[:, :columns] = False
+    own[:rows, :columns] |= theirs
+    return own
+
+
+def _check_labels(labels: pd.Series) -> None:
+    n_missing = int(labels.isna().sum())
+    if n_missing:
+        msg = (
+            f"{n_missing} of {len(labels)} cells have no label in `adata.obs[{labels.name!r}]`. Give them one, such as "
+            "'unknown', or remove the column: the query is then mapped without labels."
+        )
+        raise ValueError(msg)

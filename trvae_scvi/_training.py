@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
-import math
+import signal
 import tempfile
+import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +22,14 @@ from scvi.utils import unsupported_if_adata_minified
 from ._batches import TRVAEDataSplitter, seeded
 from ._compat import merge_kwargs
 from ._datamodule import CheckBatches
+from ._designs import warn
+from ._inherited import adopting
 from ._mmd import MIN_CELLS
-from ._plan import RestoreBestWeights, TRVAETrainingPlan
-from ._validation import check_integer, check_number
+from ._plan import NoteInterruption, RestoreBestWeights, TRVAETrainingPlan
+from ._validation import check_choice, check_integer, check_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import lightning.pytorch as pl
     from anndata import AnnData
@@ -53,6 +57,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         module: TRVAEModule
         adata: AnnData
         history: dict[str, Any] | None
+        is_trained_: bool
+        nonnegative_: bool
+        _check_expression: Callable[[str, str], bool]
         surgery_: dict[str, bool] | None
         _prepare_datamodule: Callable[..., tuple[int, int]]
         reference_summary_: dict[str, np.ndarray] | None
@@ -101,7 +108,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         early_stopping
             Whether to stop when the validation loss, the whole objective with its final weights, has not
             fallen for a quarter of `max_epochs`, and to restore the weights with the lowest one. Both
-            count only once the KL warm-up is over. `early_stopping_patience` sets another patience.
+            count only once the KL warm-up is over. `early_stopping_monitor`, `early_stopping_mode` and
+            `early_stopping_warmup_epochs` set other rules for both, `early_stopping_patience` and
+            `early_stopping_min_delta` for when to stop.
         datasplitter_kwargs
             Further arguments of :class:`~scvi.dataloaders.DataSplitter`: `external_indexing` and `pin_memory`.
         plan_config, trainer_config
@@ -116,7 +125,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             :meth:`setup_annbatch` balances conditions. `datasplitter_kwargs` and `load_sparse_tensor` are not used.
         trainer_kwargs
             Further arguments, of :class:`~scvi.train.Trainer`, e.g. `callbacks`, or `ckpt_path` to resume from a
-            Lightning checkpoint.
+            Lightning checkpoint. Gradients are clipped at a norm of 100 unless `gradient_clip_val` says otherwise.
 
         Raises
         ------
@@ -124,13 +133,19 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             If an argument has the wrong type, or `plan_kwargs` or `datasplitter_kwargs` an unknown name.
         ValueError
             If `batch_size` or `max_epochs` is too small, `train_size` is not above 0 and at most 1, early stopping has
-            no validation cells, the data are minified, nothing is left to train, weights are to be averaged in a frozen
-            model, or several devices are to share the model by another strategy than DDP.
+            no validation cells, the data are minified or no longer what the likelihood models, nothing is left to
+            train, weights are to be averaged in a frozen model, or several devices are to share the model by another
+            strategy than DDP.
+        KeyboardInterrupt
+            If the user stops training (Ctrl-C, the stop button of a notebook) - after the best weights so far are
+            restored, the history is there and the model is marked as trained, so that it can be used, saved or trained
+            further. Only before the end of the first epoch there is nothing to keep.
 
         Warns
         -----
         UserWarning
-            If the MMD was asked for and no batch had enough cells to estimate it.
+            If the MMD was asked for and no batch had enough cells to estimate it, or `max_epochs` is below a third of
+            the default.
 
         Notes
         -----
@@ -138,6 +153,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         the model and batches of its own, so that `batch_size` is per device and an epoch has as many times fewer steps.
         The MMD is estimated within a device's batch; gradients and logged values, the MMD's among them, are the means
         over the devices. Early stopping and the best weights go by the mean validation loss, alike on every device.
+
+        Threads of one process train one after the other, since torch has one source of random numbers for all of them;
+        processes train side by side.
 
         Examples
         --------
@@ -165,6 +183,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             )
         if max_epochs is None:
             max_epochs = default_epochs(n_cells)
+        elif not self.is_trained_ and self.surgery_ is None:
+            _warn_of_short_training(max_epochs, n_cells)
         plan_kwargs = _plan_arguments(merge_kwargs(plan_config, plan_kwargs, name="plan"), max_epochs)
         trainer_kwargs = {"gradient_clip_val": 100.0} | merge_kwargs(trainer_config, trainer_kwargs, name="trainer")
         if datamodule is not None:
@@ -172,10 +192,16 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             checks = CheckBatches.needed(datamodule, self.module.gene_likelihood)
             trainer_kwargs["callbacks"] = [*checks, *(trainer_kwargs.get("callbacks") or ())]
         if early_stopping:
-            steps = (plan_kwargs.get("n_steps_kl_warmup") or 0) * batch_size / n_train
-            warmup = plan_kwargs.get("n_epochs_kl_warmup") or math.ceil(steps)
-            trainer_kwargs = self._early_stopping_arguments(max_epochs, warmup, trainer_kwargs)
-        with seeded(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+            warmup = plan_kwargs.get("n_epochs_kl_warmup"), plan_kwargs.get("n_steps_kl_warmup")
+            trainer_kwargs = self._early_stopping_arguments(max_epochs, *warmup, trainer_kwargs)
+        interruption = NoteInterruption()
+        trainer_kwargs["callbacks"] = [*(trainer_kwargs.get("callbacks") or ()), interruption]
+        with (
+            self._kept_if_stopped(interruption),
+            seeded(),
+            warnings.catch_warnings(),
+            tempfile.TemporaryDirectory() as folder,
+        ):
             warnings.filterwarnings("ignore", message="Sparse (CSR tensor support is in beta|invariant checks are)")
             warnings.filterwarnings("ignore", message="early_stopping was automatically disabled due to the use of DDP")
             if self.module.is_frozen:  # Lightning wonders at modules that stay in evaluation
@@ -203,6 +229,35 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if self.trainer.world_size > 1:
             self.module.load_state_dict(self.trainer.strategy.broadcast(self.module.state_dict()))
         self._warn_of_absent_mmd()
+
+    @contextlib.contextmanager
+    def _kept_if_stopped(self, interruption: NoteInterruption) -> Iterator[None]:
+        """What was trained stays usable if the user stops training inside the block."""
+        is_main = threading.current_thread() is threading.main_thread()
+        handler = signal.getsignal(signal.SIGINT) if is_main else None
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            trainer: Any = interruption.trainer
+            if trainer is None:
+                raise
+            if is_main:  # Lightning leaves the process deaf to any further interruption, and asks it to exit
+                signal.signal(signal.SIGINT, handler)
+            self.module.eval()
+            n_epochs = len((self.history or {}).get("train_loss", ()))
+            if n_epochs == 0:
+                logger.warning("Training was stopped before the first epoch was complete: nothing was kept.")
+                raise KeyboardInterrupt from None
+            for mine, theirs in (("train", "train"), ("validation", "val"), ("test", "test")):
+                setattr(self, f"{mine}_indices", getattr(trainer.datamodule, f"{theirs}_idx", None))
+            self.is_trained_ = True
+            self.trainer = trainer
+            logger.warning(
+                "Training was stopped in epoch %s of %s. The model has its best weights so far and can be used.",
+                trainer.current_epoch + 1,
+                trainer.max_epochs,
+            )
+            raise KeyboardInterrupt from None
 
     def _warn_of_absent_mmd(self) -> None:
         """Of a query there may be nothing to match, which is no mistake."""
@@ -237,27 +292,48 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             if self.adata is None:
                 msg = "The model has no data: pass a `datamodule`, or load it with an AnnData."
                 raise ValueError(msg)
-            # another set-up of the same AnnData may have written other codes into it
-            self._validate_anndata(self.adata)
+            # another set-up of the same AnnData may have written other codes into it, another step other values
+            with adopting():
+                self._validate_anndata(self.adata)
+            nonnegative = self._check_expression(self.module.gene_likelihood, " (changed since the model was made)")
+            if self.surgery_ is None:
+                self.nonnegative_ = nonnegative
         if self.reference_summary_ is not None and not self.module.is_frozen:
             self.reference_summary_ = None
             logger.info("The kept cells are forgotten, as training moves them: call `store_reference_summary()` again.")
         self.module.train()  # Lightning leaves a model that was loaded in evaluation
 
     @staticmethod
-    def _early_stopping_arguments(max_epochs: int, warmup: int, trainer_kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _early_stopping_arguments(
+        max_epochs: int, warmup_epochs: int | None, warmup_steps: int | None, trainer_kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
         prefix = "early_stopping_"
         given = {name: value for name, value in trainer_kwargs.items() if name.startswith(prefix)}
         rest = {name: value for name, value in trainer_kwargs.items() if name not in given}
         patience = max(10, max_epochs // 4)
-        settings: dict[str, Any] = {"monitor": "validation_loss", "warmup_epochs": warmup, "patience": patience}
+        settings: dict[str, Any] = {"monitor": "validation_loss", "warmup_epochs": warmup_epochs or 0}
+        settings |= {"patience": patience, "mode": "min"}
         settings |= {name.removeprefix(prefix): value for name, value in given.items()}
-        best = RestoreBestWeights(warmup_epochs=warmup, monitor=settings["monitor"])
+        check_choice("early_stopping_mode", settings["mode"], ("min", "max"))
+        if f"{prefix}warmup_epochs" in given or warmup_epochs is not None:
+            warmup_steps = None
+        # patience and min_delta say when to stop; the best weights are the best by any margin
+        shared = {name: settings[name] for name in ("monitor", "mode", "warmup_epochs")}
+        best = RestoreBestWeights(warmup_steps=warmup_steps, **shared)
         return {
             **rest,
             "check_val_every_n_epoch": rest.get("check_val_every_n_epoch") or 1,
             "callbacks": [*(rest.get("callbacks") or ()), best, LoudEarlyStopping(**settings)],
         }
+
+
+def _warn_of_short_training(max_epochs: int, n_cells: int) -> None:
+    default = default_epochs(n_cells)
+    if 3 * max_epochs < default:
+        warn(
+            f"max_epochs={max_epochs} is less than a third of the default for {n_cells} cells, {default}. That does to "
+            "see whether the code runs; predictions of a model trained so little are often worse than the mean shift."
+        )
 
 
 def _check_split(train_size: float | None, datasplitter_kwargs: dict[str, Any]) -> None:

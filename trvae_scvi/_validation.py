@@ -1,58 +1,38 @@
-"""Checks of the user's data. They raise before anything is written or trained; none changes its input."""
+"""Checks of arguments and of the columns of `obs`. They raise before anything is written or trained."""
 
 from __future__ import annotations
 
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
-from scipy import sparse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
-    "ValueSummary",
     "check_anndata",
     "check_boolean",
     "check_choice",
     "check_column",
     "check_condition",
-    "check_counts",
     "check_covariates",
     "check_finite",
     "check_integer",
     "check_known_conditions",
+    "check_keys",
     "check_known_covariate",
     "check_not_condition",
     "check_not_view",
     "check_number",
     "check_query_conditions",
     "check_same_kind",
-    "check_summary",
-    "check_values",
-    "check_var_names",
-    "get_values",
     "plain_list",
-    "summarize_tensor",
-    "summarize_values",
 ]
 
-_ROWS = 4096
 _MIN_CELLS = 3
-
-
-class ValueSummary(NamedTuple):
-    """What the checks need to know of an expression matrix."""
-
-    finite: bool
-    minimum: float
-    integer: bool
-    n_empty_rows: int
-    maximum: float
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
@@ -76,6 +56,9 @@ def check_anndata(adata: object) -> None:
     if 0 in adata.shape:
         msg = f"Expected at least one cell and one gene, found {adata.n_obs} cells and {adata.n_vars} genes."
         raise ValueError(msg)
+    if not isinstance(adata.obs, pd.DataFrame):
+        msg = "`adata` was opened lazily; its columns are not in memory. Load it: `adata = adata.to_memory()`."
+        raise TypeError(msg)
 
 
 def check_boolean(name: str, value: object) -> None:
@@ -123,93 +106,20 @@ def check_not_view(adata: AnnData) -> None:
         raise ValueError(msg)
 
 
-def get_values(adata: AnnData, layer: str | None) -> Any:
-    """``adata.X`` or a layer; a KeyError names the layers there are."""
-    if layer is None:
-        if adata.X is None:
-            msg = "`adata.X` is empty. Put the counts there, or name the layer that holds them with `layer=`."
-            raise ValueError(msg)
-        return adata.X
-    if layer not in adata.layers:
-        present = [name for name in adata.layers if name is not None]  # anndata 0.13 lists X as None
-        msg = f"Layer {layer!r} not found in `adata.layers`; there are {present}."
-        raise KeyError(msg)
-    return adata.layers[layer]
-
-
-def _chunks(x: Any) -> Iterator[np.ndarray | sparse.spmatrix]:
-    for start in range(0, x.shape[0], _ROWS):
-        chunk = x[start : start + _ROWS]
-        yield chunk if sparse.issparse(chunk) else np.asarray(chunk)
-
-
-def summarize_values(x: Any) -> ValueSummary:
-    """Pass once through a dense, sparse or backed matrix, a few thousand rows at a time."""
-    finite, integer, minimum, n_empty, maximum = True, True, np.inf, 0, -np.inf
-    if sparse.issparse(x) and x.format != "csr":
-        x = x.tocsr()
-    for chunk in _chunks(x):
-        values = np.asarray(chunk.data if sparse.issparse(chunk) else chunk)
-        row_sums = np.asarray(abs(chunk).sum(axis=1)).ravel()
-        n_empty += int((row_sums == 0).sum())
-        if values.size == 0:
-            minimum, maximum = min(minimum, 0.0), max(maximum, 0.0)
-            continue
-        finite = finite and bool(np.isfinite(row_sums).all())
-        integer = integer and finite and bool((values % 1 == 0).all())
-        zeros = [0.0] if values.size < chunk.shape[0] * chunk.shape[1] else []
-        minimum = min(minimum, float(values.min()), *zeros)
-        maximum = max(maximum, float(values.max()), *zeros)
-    return ValueSummary(finite, minimum, integer, n_empty, maximum)
-
-
-def summarize_tensor(x: torch.Tensor) -> ValueSummary:
-    """As :func:`summarize_values`, for a dense minibatch on any device."""
-    if x.numel() == 0:
-        return ValueSummary(True, 0.0, True, len(x), 0.0)
-    totals = x.abs().sum(dim=1)
-    # in one piece, as every number that leaves the device waits for all before it
-    finite, minimum, integer, n_empty, maximum = torch.stack(
-        [torch.isfinite(totals).all(), x.min(), (x == x.round()).all(), (totals == 0).sum(), x.max()]
-    ).tolist()
-    return ValueSummary(bool(finite), minimum, bool(finite and integer), int(n_empty), maximum)
-
-
-def check_counts(summary: ValueSummary, where: str, gene_likelihood: str) -> None:
-    """Raise a ValueError unless the values are counts with which every cell has a library size."""
-    _check_finite(summary, where)
-    if summary.minimum < 0 or not summary.integer:
-        kind = "negative" if summary.minimum < 0 else "fractional"
-        msg = (
-            f"gene_likelihood={gene_likelihood!r} expects raw counts (non-negative integers), found {kind} values in "
-            f"{where}. Register the counts, e.g. `setup_anndata(adata, layer='counts')`, or use "
-            "gene_likelihood='mse' for log-normalised or scaled data."
-        )
+def check_keys(argument: str, keys: object) -> list[str] | None:
+    """Names of columns as a list, whatever sequence they came in; raises for a text, and for a name that is twice."""
+    if keys is None:
+        return None
+    if isinstance(keys, str) or not hasattr(keys, "__iter__"):
+        found = f"the text {keys!r}. Write [{keys!r}]" if isinstance(keys, str) else repr(keys)
+        msg = f"Expected `{argument}` to be a list of columns, found {found}."
+        raise TypeError(msg)
+    names = list(keys)
+    twice = sorted({str(name) for name in names if names.count(name) > 1})
+    if twice:
+        msg = f"`{argument}` names {twice} more than once. Name every column once."
         raise ValueError(msg)
-    if summary.n_empty_rows:
-        msg = (
-            f"{summary.n_empty_rows} cells have no counts at all in {where}, so their library size is 0. "
-            "Remove them first: `sc.pp.filter_cells(adata, min_counts=1)` does so for counts in `X`, "
-            "`adata[np.asarray(adata.layers[layer].sum(axis=1)).ravel() > 0].copy()` for counts in a layer."
-        )
-        raise ValueError(msg)
-
-
-def check_summary(summary: ValueSummary, where: str, gene_likelihood: str) -> None:
-    """Raise a ValueError unless the values are what a likelihood models.
-
-    That is finite values for ``"mse"``, values from 0 to 1 for ``"bernoulli"``, else counts.
-    """
-    if gene_likelihood in ("mse", "bernoulli"):
-        _check_finite(summary, where)
-        if gene_likelihood == "bernoulli" and (summary.minimum < 0 or summary.maximum > 1):
-            msg = (
-                f"gene_likelihood='bernoulli' expects values from 0 to 1, found {summary.minimum:g} to "
-                f"{summary.maximum:g} in {where}. Divide by the largest value possible, e.g. pixels by 255."
-            )
-            raise ValueError(msg)
-    else:
-        check_counts(summary, where, gene_likelihood)
+    return names
 
 
 def check_column(adata: AnnData, argument: str, key: str) -> pd.Series:
@@ -338,20 +248,19 @@ def check_covariates(
     size_factor_key: str | None,
     categorical_covariate_keys: Sequence[str] | None,
     continuous_covariate_keys: Sequence[str] | None,
+    new_data: bool,
 ) -> None:
-    """Check every registered column but the condition's: there, complete and, where numeric, finite."""
+    """Check every registered column but the condition's: there, complete and, where numeric, finite.
+
+    Of data to train on (`new_data`), every category of a covariate must have a cell.
+    """
     if labels_key is not None:
         check_column(adata, "labels_key", labels_key)
-    for argument, keys in (
-        ("categorical_covariate_keys", categorical_covariate_keys),
-        ("continuous_covariate_keys", continuous_covariate_keys),
-    ):
-        if isinstance(keys, str):
-            msg = f"Expected `{argument}` to be a list of columns, found the text {keys!r}. Write [{keys!r}]."
-            raise TypeError(msg)
-    for key in categorical_covariate_keys or ():
-        check_column(adata, "categorical_covariate_keys", key)
-    for key in continuous_covariate_keys or ():
+    for key in check_keys("categorical_covariate_keys", categorical_covariate_keys) or ():
+        column = check_column(adata, "categorical_covariate_keys", key)
+        if new_data:
+            _check_used(column)
+    for key in check_keys("continuous_covariate_keys", continuous_covariate_keys) or ():
         _numbers(check_column(adata, "continuous_covariate_keys", key))
     if size_factor_key is not None:
         numbers = _numbers(check_column(adata, "size_factor_key", size_factor_key))
@@ -377,6 +286,19 @@ def check_not_condition(condition_key: str, arguments: Mapping[str, Any]) -> Non
             raise ValueError(msg)
 
 
+def _check_used(column: pd.Series) -> None:
+    """Raise a ValueError for categories without a cell, whose parameters would stay as random as they begin."""
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return
+    unused = plain_list(column.cat.categories.difference(column.cat.remove_unused_categories().cat.categories))
+    if unused:
+        msg = (
+            f"`adata.obs[{column.name!r}]` has categories without any cell, of which nothing can be learned: {unused}. "
+            f"Remove them: `adata.obs[{column.name!r}] = adata.obs[{column.name!r}].cat.remove_unused_categories()`."
+        )
+        raise ValueError(msg)
+
+
 def _numbers(column: pd.Series) -> np.ndarray:
     if not pd.api.types.is_numeric_dtype(column):
         msg = f"Expected numbers in `adata.obs[{column.name!r}]`, found dtype {column.dtype}."
@@ -386,40 +308,3 @@ def _numbers(column: pd.Series) -> np.ndarray:
         msg = f"`adata.obs[{column.name!r}]` holds infinite values."
         raise ValueError(msg)
     return numbers
-
-
-def check_values(x: Any, where: str) -> None:
-    """Raise a ValueError for NaN or infinite values."""
-    _check_finite(summarize_values(x), where)
-
-
-def _check_finite(summary: ValueSummary, where: str) -> None:
-    if not summary.finite:
-        msg = f"{where} holds NaN or infinite values. Remove or replace them first."
-        raise ValueError(msg)
-
-
-def check_var_names(var_names: pd.Index, expected: np.ndarray | None = None) -> None:
-    """Check the genes: unique and, where a model expects some, these in this order.
-
-    Raises
-    ------
-    ValueError
-        Says which genes are missing or extra, or that only the order differs, and how to mend it.
-    """
-    if not var_names.is_unique:
-        examples = list(dict.fromkeys(var_names[var_names.duplicated()]))[:3]
-        msg = f"`adata.var_names` are not unique, e.g. {examples}. Run `adata.var_names_make_unique()` first."
-        raise ValueError(msg)
-    if expected is None or np.array_equal(var_names.astype(str), np.asarray(expected).astype(str)):
-        return
-    missing = pd.Index(expected).difference(var_names, sort=False)
-    extra = var_names.difference(pd.Index(expected), sort=False)
-    if len(missing):
-        what = f"{len(missing)} of {len(expected)} genes are missing, e.g. {list(missing[:3])}"
-        mend = "Provide them (zeros are a claim that they were measured and absent)"
-    else:
-        what = f"there are {len(extra)} further genes, e.g. {list(extra[:3])}" if len(extra) else "their order differs"
-        mend = "Select and order them: `adata = adata[:, model.get_var_names()].copy()`"
-    msg = f"Expected the {len(expected)} genes the model was trained on, in that order; {what}. {mend}."
-    raise ValueError(msg)

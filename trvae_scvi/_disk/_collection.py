@@ -13,13 +13,13 @@ import h5py
 import numpy as np
 import pandas as pd
 import zarr
-import zarrs  # noqa: F401 - the codecs that `open_collection` names
 from annbatch import DatasetCollection
 from anndata import AnnData
 from pandas.api.types import union_categoricals
 
 from trvae_scvi._batches import current_seed
-from trvae_scvi._validation import ValueSummary, check_column, check_covariates, summarize_values
+from trvae_scvi._validation import check_column, check_covariates
+from trvae_scvi._values import ValueSummary, check_finite_values, summarize_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +43,6 @@ _SHUFFLED_TOGETHER = 500  # cells of a file that stay in the same part of a larg
 
 def open_collection(path: str) -> DatasetCollection:
     """Open an annbatch collection; a FileNotFoundError or FileExistsError says what is there instead."""
-    # as annbatch and scvi-tools ask for: without, single-threaded decompression is the bottleneck
-    zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
     if not Path(path).exists():
         msg = f"There is no collection at {path!r}. Pass the `paths` of the files to make it of."
         raise FileNotFoundError(msg)
@@ -138,11 +136,9 @@ def _check_source(source: Any, place: str, arguments: dict[str, Any]) -> ValueSu
     cells = AnnData(obs=anndata.io.read_elem(source["obs"]))
     columns = {argument: key for argument, key in arguments.items() if argument not in ("condition_key", "layer")}
     check_column(cells, "condition_key", arguments["condition_key"])
-    check_covariates(cells, **columns)
+    check_covariates(cells, **columns, new_data=False)  # a category may be in another file
     summary = summarize_values(backed(source[place]))
-    if not summary.finite:
-        msg = f"{place!r} holds NaN or infinite values. Remove or replace them first."
-        raise ValueError(msg)
+    check_finite_values(summary, repr(place))
     return summary
 
 
@@ -182,13 +178,9 @@ def _lazy(source: Any, place: str) -> AnnData:
 
 
 def named_columns(arguments: dict[str, Any]) -> list[tuple[str, str]]:
-    """Arguments that name columns, and the columns; a TypeError for a text where a list is meant."""
+    """Arguments that name columns, and the columns."""
     single = [(name, arguments[name]) for name in ("condition_key", "labels_key") if arguments[name] is not None]
     several = ("categorical_covariate_keys", "continuous_covariate_keys")
-    for name in several:
-        if isinstance(arguments[name], str):
-            msg = f"Expected `{name}` to be a list of columns, found the text {arguments[name]!r}."
-            raise TypeError(msg)
     return single + [(name, key) for name in several for key in arguments[name] or ()]
 
 

@@ -15,10 +15,11 @@ from scvi import REGISTRY_KEYS
 
 from trvae_scvi._batches import current_seed
 from trvae_scvi._compat import registered_categories
+from trvae_scvi._designs import warn_of_nesting, warn_of_similar_names
 from trvae_scvi._validation import check_condition, check_integer
 
 from ._collection import backed, named_columns, place_in, read_categorical, read_numbers, read_var_names, value_summary
-from ._runs import Minibatches, RunSampler
+from ._runs import Minibatches, RunSampler, fast_decompression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,6 +77,9 @@ class CollectionDataModule(LightningDataModule):
         }
         condition = columns[arguments["condition_key"]]
         _check_conditions(condition, arguments["condition_key"])
+        for key, column in columns.items():
+            warn_of_similar_names(key, column.categories)
+        warn_of_nesting(pd.DataFrame(columns), arguments["condition_key"], set(columns) - {arguments["condition_key"]})
         self.n_obs = len(condition)
         self.var_names = read_var_names(self._groups[0])
         self.n_vars = len(self.var_names)
@@ -207,8 +211,9 @@ class CollectionDataModule(LightningDataModule):
 
     def _loader(self, sampler: Sampler) -> Loader:
         loader = Loader(batch_sampler=sampler, return_index=True, preload_to_gpu=False)
-        for group in self._groups:
-            loader.add_dataset(backed(group[self._place]))
+        with fast_decompression():
+            for group in self._groups:
+                loader.add_dataset(backed(group[self._place]))
         return loader
 
 

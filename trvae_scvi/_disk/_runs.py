@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import zarr
+import zarrs  # noqa: F401 - the codecs named below
 from annbatch.abc import Sampler
 from scipy import sparse
 from scvi import REGISTRY_KEYS
@@ -18,7 +22,12 @@ if TYPE_CHECKING:
 
     from annbatch import Loader
 
-__all__ = ["Minibatches", "RunSampler"]
+__all__ = ["Minibatches", "RunSampler", "fast_decompression"]
+
+
+def fast_decompression() -> contextlib.AbstractContextManager[Any]:
+    """Arrays that are opened inside the block are decompressed by several threads, without which that takes longest."""
+    return zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
 
 
 class RunSampler(Sampler):
@@ -117,7 +126,10 @@ class Minibatches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        for batch in self.loader:
+        batches = iter(self.loader)
+        with fast_decompression():  # annbatch opens the arrays with the first batch, and keeps them
+            first = list(itertools.islice(batches, 1))
+        for batch in itertools.chain(first, batches):
             values, cells = batch["X"], batch["index"]
             tensors = {key: torch.from_numpy(codes[cells]) for key, codes in self.codes.items()}
             for key in tensors.keys() - {REGISTRY_KEYS.CONT_COVS_KEY}:

@@ -14,7 +14,8 @@ from joblib import Parallel, delayed
 from joblib.parallel import get_active_backend
 from scvi.utils import track
 
-from trvae_scvi._validation import check_choice, check_column, check_integer, summarize_values
+from trvae_scvi._validation import check_choice, check_column, check_integer
+from trvae_scvi._values import summarize_values
 from trvae_scvi.metrics import METRICS, SKILL_METRICS
 
 from ._baseline_methods import BASELINES

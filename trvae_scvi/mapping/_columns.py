@@ -33,7 +33,8 @@ def place_columns(x: Any, positions: np.ndarray) -> np.ndarray | sparse.csr_matr
         return _place(x[:, positions[present]], np.where(present, np.cumsum(present) - 1, -1))
     # By rows: anndata reads the whole matrix to take columns out of a backed CSR one.
     chunks = (x[start : start + _ROWS] for start in range(0, x.shape[0], _ROWS))
-    blocks = [_place(chunk if sparse.issparse(chunk) else np.asarray(chunk), positions) for chunk in chunks]
+    loaded = (chunk.compute() if hasattr(chunk, "compute") else chunk for chunk in chunks)  # dask
+    blocks = [_place(chunk if sparse.issparse(chunk) else np.asarray(chunk), positions) for chunk in loaded]
     return sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.concatenate(blocks)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from trvae_scvi._gene_names import naming_hint
 from trvae_scvi._validation import check_anndata, check_number
 
 from ._columns import place_columns
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 _KEY = "gene_alignment"
 _SHOWN = 5
-_FEW = 0.1  # with a smaller share in common, names of different kinds are the likelier cause
 
 
 class GeneComparison(NamedTuple):
@@ -191,15 +191,8 @@ def _check_missing(adata: AnnData, wanted: pd.Index, missing: pd.Index, max_miss
         f"Expected at most {max_missing:.1%} of the {len(wanted):,} genes to be missing in `adata`, found "
         f"{len(missing):,} ({len(missing) / len(wanted):.1%}), such as {list(missing[:_SHOWN])}. "
     )
-    if len(wanted) - len(missing) < _FEW * len(wanted):
-        msg += (
-            f"The names in `adata` look like {list(adata.var_names[:_SHOWN])}: gene symbols on one side and Ensembl "
-            "identifiers on the other, version suffixes or another species are likely. Set `adata.var_names` to names "
-            "of the same kind."
-        )
-    else:
-        msg += "Provide these genes, or raise `max_missing` to have them set to zero."
-    raise ValueError(msg)
+    mend = "Provide these genes, or raise `max_missing` to have them set to zero."
+    raise ValueError(msg + (naming_hint(adata.var, wanted) or mend))
 
 
 def _with_genes(adata: AnnData, positions: np.ndarray, wanted: pd.Index) -> AnnData:

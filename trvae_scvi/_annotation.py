@@ -1,0 +1,163 @@
+"""What a prediction is described by: the columns of its cells, and how it was made. Knows tables, no model."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import torch
+
+__all__ = ["check_writable", "fingerprint", "free_source_key", "predicted_obs", "target_measured"]
+
+
+def free_source_key(
+    condition_key: str, columns: Iterable[Any], registered: Iterable[str | None], earlier: str | None
+) -> str:
+    """Name of the column with the condition a cell was measured under: none that is the caller's own.
+
+    Parameters
+    ----------
+    condition_key
+        Column of the conditions.
+    columns
+        Columns of the caller's cells.
+    registered
+        Those of them that the model needs.
+    earlier
+        What an earlier prediction of these cells named it; replaced, as its conditions are no longer the latest.
+    """
+    taken = set(columns) - ({earlier} - set(registered))
+    name, number = f"{condition_key}_source", 1
+    while name in taken:
+        number += 1
+        name = f"{condition_key}_source_{number}"
+    return name
+
+
+def predicted_obs(
+    own: Mapping[Any, pd.DataFrame],
+    condition_key: str,
+    source_key: str,
+    conditions: Sequence[Any],
+    covariates: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Columns of predicted cells, target by target.
+
+    Parameters
+    ----------
+    own
+        Columns of the cells for every target.
+    condition_key, source_key
+        Columns that get the target, and the condition the cells were measured under.
+    conditions
+        All conditions that the model knows, in order.
+    covariates
+        Values of covariates that were asked for.
+    """
+    dtype = _condition_dtype(next(iter(own.values()))[condition_key], conditions, list(own))
+    parts = []
+    for target, cells in own.items():
+        part = cells.drop(columns=[condition_key, source_key], errors="ignore")
+        part.insert(0, condition_key, _constant(target, cells.index, dtype))
+        part.insert(1, source_key, cells[condition_key])
+        for column, value in covariates.items():
+            part[column] = _constant(value, cells.index, _with_category(cells[column].dtype, value))
+        # AnnData writes no table whose index has the name of a column
+        name = None if cells.index.name in part.columns else cells.index.name
+        part.index = (cells.index.astype(str) + f"-{target}").rename(name)
+        parts.append(part)
+    table = pd.concat(parts)
+    for column in (condition_key, source_key):
+        values = table[column]
+        is_ordered = isinstance(values.dtype, pd.CategoricalDtype) and values.cat.ordered
+        is_text = isinstance(values.dtype, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(values)
+        if is_text and not is_ordered:  # as many categories as there are; an order is a statement about all
+            table[column] = pd.Categorical(values.astype(object))
+    return table
+
+
+def _condition_dtype(column: pd.Series, conditions: Sequence[Any], targets: list[Any]) -> Any:
+    """The dtype of conditions in which the targets have a place, too."""
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return column.dtype if pd.api.types.is_numeric_dtype(column) else object
+    if not column.cat.ordered:
+        return object
+    known = list(column.cat.categories)
+    # a view has lost the categories that it has no cell of; the model knows their place
+    if [name for name in conditions if name in set(known)] == known:
+        known = list(conditions)
+    if set(targets) <= set(known):
+        return pd.CategoricalDtype(known, ordered=True)
+    return object
+
+
+def _with_category(dtype: Any, value: Any) -> Any:
+    if not isinstance(dtype, pd.CategoricalDtype):
+        return dtype if isinstance(value, str) or pd.api.types.is_float_dtype(dtype) else None
+    if value in dtype.categories:
+        return dtype
+    return pd.CategoricalDtype([*dtype.categories, value])
+
+
+def _constant(value: Any, index: pd.Index, dtype: Any) -> pd.Series:
+    return pd.Series([value] * len(index), index=index, dtype=dtype)
+
+
+def check_writable(obs: pd.DataFrame) -> None:
+    """Raise a TypeError for columns whose names are no texts, which no file of AnnData takes."""
+    foreign = [column for column in obs.columns if not isinstance(column, str)]
+    if foreign:
+        msg = (
+            f"Expected columns of `adata.obs` with texts as names, to be written to `out`, found {foreign}. Rename "
+            "them: `adata.obs.columns = adata.obs.columns.astype(str)`."
+        )
+        raise TypeError(msg)
+
+
+def target_measured(
+    obs: pd.DataFrame, labels_key: str | None, labels: Sequence[Any], conditions: Sequence[Any], target: Any, table: Any
+) -> str:
+    """Whether cells of these labels were measured under a target when the model was trained.
+
+    Parameters
+    ----------
+    obs
+        Columns of the cells.
+    labels_key
+        Column of their labels; ``None`` without any.
+    labels, conditions
+        Labels and conditions that the model knows, in order.
+    target
+        The target.
+    table
+        Labels x conditions, whether there were training cells; ``None`` if that is not known.
+
+    Returns
+    -------
+    ``"yes"``, ``"no"``, ``"some"`` (of the labels) or ``"unknown"``.
+    """
+    if target not in conditions:
+        return "no"
+    if table is None or labels_key is None or labels_key not in obs or obs[labels_key].isna().any():
+        return "unknown"
+    column = list(conditions).index(target)
+    known = dict(zip(labels, np.asarray(table)[:, column], strict=True))
+    answers = {bool(known.get(label, False)) for label in obs[labels_key].unique()}
+    return "some" if len(answers) > 1 else "yes" if answers == {True} else "no"
+
+
+def fingerprint(state: Mapping[str, torch.Tensor], *names: Iterable[Any]) -> str:
+    """A text that differs between models with different weights, or names of genes and conditions."""
+    digest = hashlib.blake2b(digest_size=8)
+    for key in sorted(state):
+        digest.update(key.encode())
+        digest.update(np.ascontiguousarray(state[key].detach().cpu().numpy()).tobytes())
+    for values in names:
+        digest.update("\0".join(map(str, values)).encode())
+    return digest.hexdigest()

@@ -1,0 +1,115 @@
+"""Designs that mislead: what a set-up can see of them, said once, before anything is trained on them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from scvi import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["warn", "warn_of_few_cells", "warn_of_nesting", "warn_of_similar_names"]
+
+_SHOWN = 5
+_TRAINED_ON = 0.9  # of the cells, by default
+_MISSING = ("nan", "none", "na", "n/a", "null", "<na>")
+
+
+def warn(message: str) -> None:
+    """A UserWarning."""
+    warnings.warn(message, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+def warn_of_similar_names(key: str, values: Iterable[object]) -> None:
+    """Warn of categories of a column that differ only by blanks or case, or that read as if they were missing."""
+    names = {str(value) for value in values}
+    alike: dict[str, list[str]] = {}
+    for name in sorted(names):
+        alike.setdefault("".join(name.split()).casefold(), []).append(name)
+    same = [group for group in alike.values() if len(group) > 1]
+    if same:
+        warn(
+            f"`adata.obs[{key!r}]` holds names that differ only by blanks or upper and lower case: "
+            f"{same[:_SHOWN]}. Each counts as a category of its own; give them one name if they are the same."
+        )
+    missing = [name for name in sorted(names) if name.strip().casefold() in _MISSING]
+    if missing:
+        warn(
+            f"`adata.obs[{key!r}]` holds the texts {missing}, which count as the name of a category. If the "
+            "value is missing for these cells, remove them or fill it in."
+        )
+
+
+def warn_of_nesting(obs: pd.DataFrame, condition_key: str, keys: Iterable[str]) -> None:
+    """Warn of columns whose effects no cell tells apart from those of the conditions.
+
+    In a model where both add up, the difference of two conditions is identified only if a chain of categories that were
+    measured under several conditions connects them.
+    """
+    for key in keys:
+        table = pd.crosstab(*(obs[name].astype(str) for name in (key, condition_key)))  # used categories only
+        if len(table) < 2 or _n_parts(table.to_numpy()) == 1:
+            continue
+        alone = table.index[(table > 0).sum(axis=1) == 1]
+        examples = {str(name): str(table.columns[int(np.argmax(table.loc[name].to_numpy() > 0))]) for name in alone}
+        shown = dict(list(examples.items())[:_SHOWN])
+        warn(
+            f"No category of `adata.obs[{key!r}]` connects some of the conditions in `adata.obs[{condition_key!r}]`, "
+            f"e.g. {shown}: what the one does cannot be told from what the other does. Measure categories under "
+            "several conditions, or leave the column out and read a predicted change as that of both together."
+        )
+
+
+def _n_parts(table: np.ndarray) -> int:
+    """Number of connected parts of the graph that joins a row and a column where the table is positive."""
+    rows, columns = np.nonzero(table)
+    n = sum(table.shape)
+    graph = sparse.coo_matrix((np.ones(len(rows)), (rows, columns + table.shape[0])), shape=(n, n))
+    return int(sparse.csgraph.connected_components(graph, directed=False)[0])
+
+
+def warn_of_few_cells(
+    counts: np.ndarray, labels: Sequence[Any], conditions: Sequence[Any], min_cells: int, *, by_label: bool
+) -> None:
+    """Warn of conditions, and of labels under a condition, that have too few cells for the MMD to match.
+
+    Parameters
+    ----------
+    counts
+        Numbers of cells, labels x conditions.
+    labels, conditions
+        Their names.
+    min_cells
+        Cells of a condition that the MMD needs in a batch.
+    by_label
+        Whether the MMD is balanced over labels, of which it needs two cells each.
+    """
+    needed = int(np.ceil(min_cells / _TRAINED_ON))
+    few = {str(name): int(n) for name, n in zip(conditions, counts.sum(axis=0), strict=True) if 0 < n < needed}
+    if few:
+        warn(
+            f"Conditions with fewer cells than the MMD can match, {needed}: {_shortened(few)}. What is learned of them "
+            "rests on these cells alone. Add cells, or merge or leave out these conditions."
+        )
+    needed = int(np.ceil(2 / _TRAINED_ON))
+    rare = {
+        f"{label}, {condition}": int(n)
+        for label, row in zip(labels, counts, strict=True)
+        for condition, n in zip(conditions, row, strict=True)
+        if 0 < n < needed
+    }
+    if by_label and rare:
+        warn(
+            f"Labels with fewer than {needed} cells under a condition, too few for the MMD to match: "
+            f"{_shortened(rare)}. They count for the likelihood alone. Merge them with another label."
+        )
+
+
+def _shortened(counts: dict[str, int]) -> str:
+    shown = dict(list(counts.items())[:_SHOWN])
+    return f"{shown} and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else str(shown)

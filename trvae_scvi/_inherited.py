@@ -1,0 +1,227 @@
+"""The methods of scvi-tools' mixins: one gate in front of all of them, and what two of them need besides. A mixin."""
+
+from __future__ import annotations
+
+import contextlib
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scvi import REGISTRY_KEYS
+from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, VAEMixin
+
+from ._cells import NOT_TRAINED, CellsMixin, positions_of
+from ._compat import StateRegistry, registered_categories
+from ._validation import check_column, check_integer
+from ._values import check_storage, get_values, place_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+    from anndata import AnnData
+
+__all__ = ["InheritedMixin", "adopting"]
+
+_ADOPTING: ContextVar[bool] = ContextVar("adopting", default=False)
+_CHECKED = "_trvae_checked"  # in `uns` of the copies that the gate made
+_LABELS = "_trvae_labels"
+_KEPT = 4  # such copies that a model remembers; a method needs two at a time
+
+
+@contextlib.contextmanager
+def adopting() -> Iterator[None]:
+    """Inside the block an AnnData that scvi-tools validates becomes the model's own, and is not copied."""
+    token = _ADOPTING.set(True)
+    try:
+        yield
+    finally:
+        _ADOPTING.reset(token)
+
+
+class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
+    """Answers that :class:`~trvae_scvi.TRVAE` has from scvi-tools.
+
+    They all ask `_validate_anndata` for their cells. It gives a copy of our own that shares the expression: checked as
+    for a prediction, so that the same cells are refused with the same words; registered anew, whatever was registered
+    or written into the caller's meanwhile; with labels that need not be those of the training cells, as they are never
+    fed to the network.
+    """
+
+    def _check_if_trained(self, warn: bool = True, message: str = NOT_TRAINED) -> None:
+        super()._check_if_trained(warn=warn, message=message)
+
+    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
+        if _ADOPTING.get():
+            adata = self._resolve(adata)
+            self._check_cells(adata)
+            return super()._validate_anndata(adata, copy_if_view=copy_if_view)
+        adata = self._resolve(adata)
+        if getattr(adata, "uns", {}).get(_CHECKED) == self.id:
+            return adata
+        return self._checked_copy(adata)
+
+    def _checked_copy(self, adata: AnnData) -> AnnData:
+        self._needs_training()
+        self._check_cells(adata)
+        check_storage(get_values(adata, self._layer), place_of(self._layer))
+        cells = self._chosen(adata, np.arange(adata.n_obs))
+        self._check_expression_of(cells)
+        own = cells.annotation
+        registry, arguments = self.registry_, dict(self.registry_["setup_args"])
+        if self._labels_key is not None:
+            own.obs[_LABELS] = registered_categories(registry, REGISTRY_KEYS.LABELS_KEY)[0]
+            arguments["labels_key"] = _LABELS
+        setup = {"model_name": registry["model_name"], "setup_args": arguments}
+        manager = self._build_manager(own, setup, source_registry=registry)
+        # not before, as registering would read it once more
+        if self._layer is None:
+            own.X = get_values(adata, None)
+        else:
+            own.layers[self._layer] = get_values(adata, self._layer)
+        own.uns[_CHECKED] = self.id
+        self._forget_copies()
+        self._register_manager_for_instance(manager)
+        return own
+
+    def _forget_copies(self) -> None:
+        """Let go of copies that earlier calls made, which scvi-tools would keep as long as the process runs."""
+        managers = self._per_instance_manager_store.get(self.id, {})
+        copies = [key for key, manager in managers.items() if _CHECKED in manager.adata.uns]
+        for key in copies[: max(0, len(copies) - _KEPT + 1)]:
+            del managers[key]
+
+    def _make_data_loader(
+        self,
+        adata: AnnData,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if batch_size is not None:
+            check_integer("batch_size", batch_size, 1)
+        rows = None if indices is None else positions_of(indices, adata.obs_names)
+        return super()._make_data_loader(adata, indices=rows, batch_size=batch_size, **kwargs)
+
+    def get_state_registry(self, registry_key: str) -> StateRegistry:
+        """What was registered under one of :data:`scvi.REGISTRY_KEYS`.
+
+        Examples
+        --------
+        >>> model.get_state_registry("batch").categorical_mapping.tolist()
+        ['control', 'stimulated']
+        """
+        return StateRegistry(self.registry_["field_registries"][registry_key]["state_registry"])
+
+    @property
+    def adata(self) -> AnnData | None:
+        """Data attached to the model."""
+        return self._adata
+
+    @adata.setter
+    def adata(self, adata: AnnData) -> None:
+        with adopting():
+            BaseMinifiedModeModelClass.adata.fset(self, adata)
+
+    def minify_adata(self, *args: Any, **kwargs: Any) -> None:
+        """Replace the model's data by their latent posterior.
+
+        Arguments are those of :meth:`scvi.model.base.BaseMinifiedModeModelClass.minify_adata`.
+
+        Examples
+        --------
+        >>> cells = adata.copy()
+        >>> tv.TRVAE.setup_anndata(cells)
+        >>> small = tv.TRVAE(cells)
+        >>> small.train(max_epochs=1)
+        >>> cells.obsm["mean"], cells.obsm["variance"] = small.get_latent_representation(return_dist=True)
+        >>> small.minify_adata(use_latent_qzm_key="mean", use_latent_qzv_key="variance")
+        >>> small.minified_data_type
+        'latent_posterior_parameters'
+        """
+        with adopting():
+            super().minify_adata(*args, **kwargs)
+
+    def differential_abundance(self, adata: AnnData | None = None, **kwargs: Any) -> Any:
+        """Log probability of every cell among those of each sample.
+
+        Arguments are those of :meth:`scvi.model.base.VAEMixin.differential_abundance`. The result is in
+        ``obsm["da_log_probs"]`` of `adata_sub`, of `adata` without it, or of the model's own data.
+
+        Examples
+        --------
+        >>> model.differential_abundance(sample_key="condition")
+        >>> adata.obsm["da_log_probs"].columns.tolist()
+        ['control', 'stimulated']
+        """
+        if adata is None and self.adata is None and kwargs.get("dataloader") is not None:
+            return super().differential_abundance(adata, **kwargs)
+        asked = self._resolve(adata)
+        kwargs["adata"] = own = self._validate_anndata(asked)
+        if kwargs.get("adata_sub") is not None:
+            asked = kwargs["adata_sub"]
+            kwargs["adata_sub"] = own = self._validate_anndata(asked)
+        key: Any = kwargs.get("sample_key")
+        check_column(own, "sample_key", key)
+        result = super().differential_abundance(**kwargs)
+        asked.obsm["da_log_probs"] = own.obsm["da_log_probs"]
+        return result
+
+    def get_aggregated_posterior(
+        self, adata: AnnData | None = None, indices: Sequence[int] | np.ndarray | None = None, **kwargs: Any
+    ) -> torch.distributions.Distribution:
+        """Mixture of the latent posteriors of some cells.
+
+        Arguments are those of :meth:`scvi.model.base.VAEMixin.get_aggregated_posterior`.
+
+        Examples
+        --------
+        >>> model.get_aggregated_posterior(control, indices=[0, 1, 2]).sample((4,)).shape
+        torch.Size([4, 10])
+        """
+        own = self._validate_anndata(adata)
+        rows = None if indices is None else positions_of(indices, own.obs_names)
+        return super().get_aggregated_posterior(own, indices=rows, **kwargs)
+
+    def get_likelihood_parameters(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """Estimates of the decoded likelihood's parameters, for ``"nb"`` and ``"zinb"``.
+
+        Arguments and result are those of :meth:`scvi.model.base.RNASeqMixin.get_likelihood_parameters`.
+
+        Raises
+        ------
+        NotImplementedError
+            With another `gene_likelihood`.
+
+        Examples
+        --------
+        >>> parameters = model.get_likelihood_parameters(control)
+        >>> sorted(parameters), parameters["mean"].shape
+        (['dispersions', 'mean'], (300, 50))
+        """
+        self._needs_dispersion("get_likelihood_parameters")
+        return super().get_likelihood_parameters(*args, **kwargs)
+
+    def get_feature_correlation_matrix(self, *args: Any, **kwargs: Any) -> Any:
+        """Correlation of genes in draws from the decoded likelihood, for ``"nb"`` and ``"zinb"``.
+
+        Arguments and result are those of :meth:`scvi.model.base.RNASeqMixin.get_feature_correlation_matrix`;
+        `transform_batch` is a condition.
+
+        Raises
+        ------
+        NotImplementedError
+            With another `gene_likelihood`.
+
+        Examples
+        --------
+        >>> model.get_feature_correlation_matrix(control, n_samples=2, transform_batch="stimulated").shape
+        (50, 50)
+        """
+        self._needs_dispersion("get_feature_correlation_matrix")
+        return super().get_feature_correlation_matrix(*args, **kwargs)
+
+    def _needs_dispersion(self, method: str) -> None:
+        if self.module.gene_likelihood not in ("nb", "zinb"):
+            msg = f"{method} needs gene_likelihood 'nb' or 'zinb', the model has {self.module.gene_likelihood!r}."
+            raise NotImplementedError(msg)

@@ -1,0 +1,248 @@
+"""Checks of expression values: where they are, how they are stored, and whether a likelihood models them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+
+__all__ = [
+    "NotCountsError",
+    "ValueSummary",
+    "check_finite_values",
+    "check_storage",
+    "check_summary",
+    "counts_elsewhere",
+    "get_values",
+    "place_of",
+    "summarize_tensor",
+    "summarize_values",
+]
+
+_ROWS = 4096
+_ROUNDING = 1e-6  # relative; single precision keeps seven digits
+_MAX_ROUNDING = 0.01
+_LARGEST = float(np.finfo(np.float32).max)  # the network computes in single precision
+
+
+class ValueSummary(NamedTuple):
+    """What the checks need to know of an expression matrix."""
+
+    finite: bool
+    minimum: float
+    integer: bool  # but for rounding
+    n_empty_rows: int
+    maximum: float
+
+    @property
+    def are_counts(self) -> bool:
+        """Whether all values are whole numbers from 0."""
+        return self.finite and self.integer and self.minimum >= 0
+
+
+class NotCountsError(ValueError):
+    """Values are no counts though the likelihood is one of counts.
+
+    Parameters
+    ----------
+    problem
+        What was expected and what was found.
+    remedy
+        How to mend it.
+    layers
+        Layers that hold counts, ``None`` for `X`.
+    in_raw
+        Whether `raw` does.
+    """
+
+    def __init__(self, problem: str, remedy: str, layers: tuple[str | None, ...], *, in_raw: bool) -> None:
+        super().__init__(f"{problem} {remedy}")
+        self.problem, self.layers, self.in_raw = problem, layers, in_raw
+
+
+def place_of(layer: str | None) -> str:
+    """Where values are, for a message."""
+    return "`adata.X`" if layer is None else f"`adata.layers[{layer!r}]`"
+
+
+def get_values(adata: AnnData, layer: str | None) -> Any:
+    """``adata.X`` or a layer; a KeyError names the layers there are."""
+    if layer is None:
+        if adata.X is None:
+            msg = "`adata.X` is empty. Put the counts there, or name the layer that holds them with `layer=`."
+            raise ValueError(msg)
+        return adata.X
+    if layer not in adata.layers:
+        present = [name for name in adata.layers if name is not None]  # anndata 0.13 lists X as None
+        msg = f"Layer {layer!r} not found in `adata.layers`; there are {present}."
+        raise KeyError(msg)
+    return adata.layers[layer]
+
+
+def check_storage(x: Any, where: str) -> None:
+    """Raise a TypeError for values that training cannot read cell by cell: a Dask array of sparse chunks."""
+    if hasattr(x, "compute") and sparse.issparse(getattr(x, "_meta", None)):
+        msg = (
+            f"{where} is a Dask array of sparse chunks, of which no cell can be read alone. Load it first: "
+            "`adata = adata.to_memory()`. To train on what does not fit in memory there is `TRVAE.setup_annbatch`."
+        )
+        raise TypeError(msg)
+
+
+def _chunks(x: Any) -> Iterator[np.ndarray | sparse.spmatrix]:
+    for start in range(0, x.shape[0], _ROWS):
+        chunk = x[start : start + _ROWS]
+        if hasattr(chunk, "compute"):
+            chunk = chunk.compute()
+        yield chunk if sparse.issparse(chunk) else np.asarray(chunk)
+
+
+def summarize_values(x: Any) -> ValueSummary:
+    """Pass once through a dense, sparse or backed matrix, or a Dask array, a few thousand rows at a time."""
+    finite, integer, minimum, n_empty, maximum = True, True, np.inf, 0, -np.inf
+    if sparse.issparse(x) and x.format != "csr":
+        x = x.tocsr()
+    for chunk in _chunks(x):
+        values = np.asarray(chunk.data if sparse.issparse(chunk) else chunk)
+        filled = chunk.astype(bool)  # a sparse zero that is stored is none, too
+        n_empty += int((np.asarray(filled.sum(axis=1)).ravel() == 0).sum())
+        if values.size == 0:
+            minimum, maximum = min(minimum, 0.0), max(maximum, 0.0)
+            continue
+        if values.dtype.kind == "f":
+            finite = finite and bool(np.isfinite(values).all())
+            integer = integer and finite and _is_whole(values)
+        zeros = [0.0] if values.size < chunk.shape[0] * chunk.shape[1] else []
+        minimum = min(minimum, float(values.min()), *zeros)
+        maximum = max(maximum, float(values.max()), *zeros)
+    return ValueSummary(finite, minimum, integer, n_empty, maximum)
+
+
+def _is_whole(values: np.ndarray) -> bool:
+    whole = np.rint(values)
+    different = whole != values
+    if not different.any():
+        return True
+    values, whole = values[different].astype(np.float64), whole[different].astype(np.float64)
+    tolerance = np.minimum(_ROUNDING * np.maximum(np.abs(values), 1.0), _MAX_ROUNDING)
+    return bool((np.abs(values - whole) <= tolerance).all())
+
+
+def summarize_tensor(x: torch.Tensor) -> ValueSummary:
+    """As :func:`summarize_values`, for a dense minibatch on any device."""
+    if x.numel() == 0:
+        return ValueSummary(True, 0.0, True, len(x), 0.0)
+    whole = (x - x.round()).abs() <= (_ROUNDING * x.abs().clamp_min(1.0)).clamp_max(_MAX_ROUNDING)
+    # in one piece, as every number that leaves the device waits for all before it
+    numbers = [torch.isfinite(x).all(), x.min(), whole.all(), (x != 0).any(dim=1).logical_not().sum(), x.max()]
+    finite, minimum, integer, n_empty, maximum = torch.stack([number.to(x.dtype) for number in numbers]).tolist()
+    return ValueSummary(bool(finite), minimum, bool(finite and integer), int(n_empty), maximum)
+
+
+def check_finite_values(summary: ValueSummary, where: str) -> None:
+    """Raise a ValueError for NaN, infinite values, and those that single precision cannot hold."""
+    if not summary.finite:
+        msg = f"{where} holds NaN or infinite values. Remove or replace them first."
+        raise ValueError(msg)
+    largest = max(abs(summary.minimum), abs(summary.maximum))
+    if largest > _LARGEST:
+        msg = (
+            f"{where} holds values up to {largest:.3g}, more than the single precision that the network computes in "
+            "can hold (3.4e38). Bring them to a smaller scale."
+        )
+        raise ValueError(msg)
+
+
+def check_summary(
+    summary: ValueSummary, where: str, gene_likelihood: str, adata: AnnData | None = None, layer: str | None = None
+) -> None:
+    """Raise a ValueError unless the values are what a likelihood models.
+
+    That is finite values for ``"mse"``, values from 0 to 1 for ``"bernoulli"``, else counts with which every cell has a
+    library size. If `adata`, whose `layer` the values are, is given, the message points to counts that lie elsewhere.
+    """
+    check_finite_values(summary, where)
+    if gene_likelihood == "bernoulli" and (summary.minimum < 0 or summary.maximum > 1):
+        msg = (
+            f"gene_likelihood='bernoulli' expects values from 0 to 1, found {summary.minimum:g} to "
+            f"{summary.maximum:g} in {where}. Divide by the largest value possible, e.g. pixels by 255."
+        )
+        raise ValueError(msg)
+    if gene_likelihood in ("mse", "bernoulli"):
+        return
+    if not summary.are_counts:
+        raise _not_counts(summary, where, gene_likelihood, adata, layer)
+    if summary.n_empty_rows:
+        msg = (
+            f"{summary.n_empty_rows} cells have no counts at all in {where}, so their library size is 0. "
+            "Remove them first: `sc.pp.filter_cells(adata, min_counts=1)` does so for counts in `X`, "
+            "`adata[np.asarray(adata.layers[layer].sum(axis=1)).ravel() > 0].copy()` for counts in a layer."
+        )
+        raise ValueError(msg)
+
+
+def _not_counts(
+    summary: ValueSummary, where: str, gene_likelihood: str, adata: AnnData | None, layer: str | None
+) -> NotCountsError:
+    negative = summary.minimum < 0
+    problem = (
+        f"gene_likelihood={gene_likelihood!r} expects raw counts (non-negative integers), found "
+        f"{'negative' if negative else 'fractional'} values in {where}."
+    )
+    layers, in_raw = ((), False) if adata is None else _counts_elsewhere(adata, layer)
+    if layers or in_raw:
+        remedy = _directions(layers, in_raw)
+    else:
+        remedy = "Register the counts, e.g. `setup_anndata(adata, layer='counts')`"
+        if not negative:
+            remedy += (
+                "; round counts that were corrected or estimated (SoupX, decontX, alevin-fry, salmon), e.g. "
+                "`adata.X = np.rint(adata.X)`"
+            )
+        remedy += "."
+    remedy += " Log-normalised or scaled data need gene_likelihood='mse'."
+    return NotCountsError(problem, remedy, layers, in_raw=in_raw)
+
+
+def _counts_elsewhere(adata: AnnData, layer: str | None) -> tuple[tuple[str | None, ...], bool]:
+    """Layers that begin with cells of counts (``None`` for `X`), and whether `raw` does."""
+    places = {name: adata.layers[name] for name in adata.layers if name not in (None, layer)}
+    if layer is not None and adata.X is not None:
+        places = {None: adata.X, **places}
+    layers = tuple(name for name, values in places.items() if _begins_with_counts(values))
+    return layers, adata.raw is not None and _begins_with_counts(adata.raw.X)
+
+
+def _begins_with_counts(values: Any) -> bool:
+    summary = summarize_values(values[: min(_ROWS, values.shape[0])])
+    return summary.are_counts and summary.maximum > 1
+
+
+def _directions(layers: tuple[str | None, ...], in_raw: bool) -> str:
+    parts = [
+        f"{place_of(name)} holds whole numbers: register it with `setup_anndata(adata, layer={name!r})`."
+        for name in layers[:3]
+    ]
+    if in_raw:
+        parts.append("`adata.raw` holds whole numbers: take them with `adata = adata.raw.to_adata()`.")
+    return " ".join(parts)
+
+
+def counts_elsewhere(adata: AnnData, layer: str | None, summary: ValueSummary) -> str | None:
+    """What to say where values are no counts and another place of `adata` has some; ``None`` for nothing."""
+    if summary.are_counts:
+        return None
+    layers, in_raw = _counts_elsewhere(adata, layer)
+    if not layers and not in_raw:
+        return None
+    return (
+        f"{place_of(layer)} holds no counts, which the default likelihood needs. {_directions(layers, in_raw)} "
+        "With gene_likelihood='mse' the values may stay as they are."
+    )
