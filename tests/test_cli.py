@@ -4,6 +4,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import assert_same_cells
 from typer.testing import CliRunner
 
 import trvae_scvi as tv
@@ -23,6 +24,7 @@ def file(adata, tmp_path):
 def run(*arguments, code=0):
     result = runner.invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)  # else there is a traceback
     return " ".join(result.output.split())
 
 
@@ -147,6 +149,41 @@ def test_unknown_choices_are_refused(file):
     assert "'normal' is not one of" in text
 
 
+def test_raw_holds_the_counts(file, tmp_path):
+    """Files in the style of CELLxGENE: normalised X of some genes, counts of all in raw."""
+    data = anndata.read_h5ad(file)
+    normalised = data[:, :50].copy()
+    normalised.X = np.log1p(normalised.X.toarray())
+    normalised.raw = data
+    normalised.write_h5ad(file)
+    keys = ["--use-raw", "--condition-key", "drug", "--cell-type-key", "kind", "--max-epochs", 1]
+    model, out = tmp_path / "model", tmp_path / "p.h5ad"
+    assert f"--model {model} --use-raw --target" in run("train", file, "--out", model, *keys)
+    run("predict", file, "--use-raw", "--model", model, "--target", "stimulated", "--out", out)
+    prediction = anndata.read_h5ad(out)
+    assert list(prediction.var_names) == list(data.var_names)
+    assert (prediction.X.data % 1 == 0).all()
+    run("evaluate", file, "--holdout", "type_1", "--target", "stimulated", "--out", tmp_path / "r", *keys)
+    assert set(pd.read_csv(tmp_path / "r" / "effect.csv")["variable"]) == set(data.var_names)
+    assert "exclude each other" in run("train", file, "--out", tmp_path / "m", "--layer", "counts", *keys, code=1)
+
+
+def test_no_raw(file, tmp_path):
+    text = run("train", file, "--out", tmp_path / "m", "--condition-key", "drug", "--use-raw", code=1)
+    assert "has no raw values" in text
+
+
+def test_zarr_in_and_out(file, tmp_path):
+    data = anndata.read_h5ad(file)
+    data.write_zarr(tmp_path / "data.zarr")
+    run("train", tmp_path / "data.zarr", "--out", tmp_path / "model", "--condition-key", "drug", "--max-epochs", 1)
+    common = ["--model", tmp_path / "model", "--source", "control", "--target", "stimulated", "--out"]
+    run("predict", tmp_path / "data.zarr", *common, tmp_path / "new" / "p.zarr")
+    run("predict", file, *common, tmp_path / "p.h5ad")
+    stored = anndata.read_zarr(tmp_path / "new" / "p.zarr")
+    assert_same_cells(stored, anndata.read_h5ad(tmp_path / "p.h5ad"))
+
+
 def test_conditions_may_be_numbers(file, tmp_path):
     data = anndata.read_h5ad(file)
     data.obs["drug"] = (data.obs["drug"] == "stimulated").astype(int)
@@ -162,7 +199,7 @@ def test_conditions_may_be_numbers(file, tmp_path):
 def test_what_is_no_h5ad(tmp_path):
     path = tmp_path / "data.h5ad"
     path.write_text("no")
-    assert "is no .h5ad file" in run("train", path, "--out", tmp_path / "m", code=1)
+    assert "cannot be read as .h5ad file" in run("train", path, "--out", tmp_path / "m", code=1)
 
 
 def test_missing_file():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -13,13 +12,15 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from trvae_scvi._files import write_text
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from anndata import AnnData
 
-__all__ = ["PartStore", "data_fingerprint", "describe_method", "write_text"]
+__all__ = ["PartStore", "data_fingerprint", "describe_method"]
 
 _SETTINGS = "settings.json"
 _TEXT_COLUMNS = ["method", "genes", "metric"]  # all others hold numbers
@@ -71,13 +72,6 @@ class PartStore:
         full = json.dumps([str(part) for part in key])
         readable = re.sub(r"[^\w.-]+", "-", "_".join(map(str, key)), flags=re.ASCII)[:80]
         return self.folder / "parts" / f"{readable}_{_hash(full)[:12]}.csv"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under another name first: whatever interrupts, the file is there as a whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
 
 
 def data_fingerprint(adata: AnnData, *keys: str) -> dict[str, Any]:

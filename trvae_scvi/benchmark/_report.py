@@ -15,9 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from trvae_scvi import pl
+from trvae_scvi._files import write_text
 from trvae_scvi.metrics import mean_skill
-
-from ._parts import write_text
 
 if TYPE_CHECKING:
     import os

@@ -14,6 +14,7 @@ from joblib import Parallel, delayed
 from joblib.parallel import get_active_backend
 from scvi.utils import track
 
+from trvae_scvi._files import write_text
 from trvae_scvi._validation import check_choice, check_column, check_integer
 from trvae_scvi._values import summarize_values
 from trvae_scvi.metrics import METRICS, SKILL_METRICS
@@ -22,7 +23,7 @@ from ._baseline_methods import BASELINES
 from ._comparison import CEILING, REFERENCE, with_skill
 from ._holdout import hold_out_pairs, only_values
 from ._methods import TRVAEMethod
-from ._parts import PartStore, data_fingerprint, describe_method, write_text
+from ._parts import PartStore, data_fingerprint, describe_method
 from ._report import write_report
 from ._task import Job, Task, compute
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Rectangle
 
-from ._style import new_axes, show_if_asked
+from ._style import AS_IS, new_axes, show_if_asked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,7 +136,7 @@ def score_heatmap(
     _write_cells(ax, numbers, image)
     _label_columns(ax, table.columns)
     _label_rows(ax, table.index)
-    ax.set_title(f"{value} on {genes} genes", fontsize="medium")
+    ax.set_title(f"{value} on {genes} genes", fontsize="medium", **AS_IS)
     bar = ax.figure.colorbar(image, ax=ax, ticks=[-1, 0, 1], extend="both", fraction=0.05, aspect=12, shrink=0.9)
     bar.ax.set_yticklabels(["-1", "0: mean shift", "1: noise ceiling"], fontsize=_FONT_SIZE)
     show_if_asked(show)
@@ -184,11 +184,11 @@ def _number_text(number: float) -> str:
 def _label_columns(ax: Axes, columns: pd.MultiIndex) -> None:
     """Metrics below, groups above, a white line between groups."""
     metrics = [str(metric).replace("_", " ") for metric in columns.get_level_values("metric")]
-    ax.set_xticks(range(len(metrics)), metrics, rotation=90, fontsize=_FONT_SIZE)
+    ax.set_xticks(range(len(metrics)), metrics, rotation=90, fontsize=_FONT_SIZE, **AS_IS)
     groups = [str(group) for group in columns.get_level_values("group").unique()]
     width = len(columns) // len(groups)
     top = ax.secondary_xaxis("top")
-    top.set_xticks([(number + 0.5) * width - 0.5 for number in range(len(groups))], groups)
+    top.set_xticks([(number + 0.5) * width - 0.5 for number in range(len(groups))], groups, **AS_IS)
     top.tick_params(length=0, labelsize="small", labelrotation=90 if _upright(columns) else 0)
     for number in range(1, len(groups)):
         ax.axvline(number * width - 0.5, color="white", linewidth=3)
@@ -196,7 +196,7 @@ def _label_columns(ax: Axes, columns: pd.MultiIndex) -> None:
 
 def _label_rows(ax: Axes, methods: pd.Index) -> None:
     """Methods, the references bold and below a line."""
-    ax.set_yticks(range(len(methods)), [str(method) for method in methods], fontsize="small")
+    ax.set_yticks(range(len(methods)), [str(method) for method in methods], fontsize="small", **AS_IS)
     references = [method in _REFERENCES for method in methods]
     for label, is_reference in zip(ax.get_yticklabels(), references, strict=True):
         label.set_fontweight("bold" if is_reference else "normal")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ._style import AS_IS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -50,6 +52,7 @@ def label_points(ax: Axes, points: np.ndarray, names: Sequence[str]) -> None:
             ha="left",
             va="bottom",
             arrowprops=arrow if np.abs(offset[1]) > 2 * _FONT_SIZE else None,
+            **AS_IS,
         )
 
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 
 from ._panels import panel_axes, unique_names
-from ._style import OKABE_ITO, show_if_asked
+from ._style import AS_IS, OKABE_ITO, named_legend, show_if_asked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -210,10 +210,11 @@ def _draw_panel(ax: Axes, rows: pd.DataFrame, key: str) -> None:
     points.set_paths([paths[code] for code in codes])
     shown = looks if (codes < 0).any() else looks[:-1]
     handles = [
-        Line2D([], [], linestyle="none", marker=marker, markersize=5, color=colour, label=label)
-        for label, colour, marker in shown
+        Line2D([], [], linestyle="none", marker=marker, markersize=5, color=colour) for _, colour, marker in shown
     ]
     # As high as the panel with the most categories allowed.
     dense = {"fontsize": "x-small", "labelspacing": 0.2} if len(shown) > 10 else {"fontsize": "small"}
-    ax.legend(handles=handles, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), **dense)
-    ax.set(title=key, xlabel="UMAP1", ylabel="UMAP2", xticks=[], yticks=[])
+    names = [label for label, _, _ in shown]
+    named_legend(ax, handles, names, loc="center left", bbox_to_anchor=(1, 0.5), **dense)
+    ax.set_title(key, **AS_IS)
+    ax.set(xlabel="UMAP1", ylabel="UMAP2", xticks=[], yticks=[])

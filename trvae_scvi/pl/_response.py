@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._style import OKABE_ITO, new_axes, show_if_asked
+from ._style import AS_IS, OKABE_ITO, new_axes, show_if_asked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +110,7 @@ def response(effect: pd.DataFrame, *, n_genes: int = 10, ax: Axes | None = None,
     if "change_real" in frame.columns:
         ax.scatter(frame["change_real"], rows, marker="D", s=18, color=OKABE_ITO[5], zorder=3, label="real")
     ax.axvline(0, color=OKABE_ITO[-1], linewidth=0.8)
-    ax.set_yticks(rows, frame["variable"].astype(str))
+    ax.set_yticks(rows, frame["variable"].astype(str), **AS_IS)
     ax.invert_yaxis()
     ax.set_xlabel("change of the mean (log1p counts per 10,000)")
     ax.legend(frameon=False, fontsize="small", loc="lower right")

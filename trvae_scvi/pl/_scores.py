@@ -9,13 +9,14 @@ import numpy as np
 from trvae_scvi.metrics import HIGHER_IS_BETTER
 
 from ._panels import panel_axes
-from ._style import OKABE_ITO, show_if_asked
+from ._style import AS_IS, OKABE_ITO, named_legend, show_if_asked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.container import BarContainer
 
 __all__ = ["score_table", "scores"]
 
@@ -120,21 +121,24 @@ def scores(
     axes = panel_axes(ax, metrics, kind="metric", size=(3.0, 3.2), n_columns=len(metrics))
     methods = list(table["method"].unique())
     for panel, metric in zip(axes, metrics, strict=True):
-        _draw_panel(panel, table[table["metric"] == metric], methods, groupby)
+        bars = _draw_panel(panel, table[table["metric"] == metric], methods, groupby)
         title = str(metric).replace("_", " ")
         if metric in HIGHER_IS_BETTER:
             title += f"\n({'higher' if HIGHER_IS_BETTER[metric] else 'lower'} is better)"
-        panel.set_title(title, fontsize="medium")
-    axes[0].set_ylabel(f"score on {genes} genes")
+        panel.set_title(title, fontsize="medium", **AS_IS)
+    axes[0].set_ylabel(f"score on {genes} genes", **AS_IS)
     if groupby is not None:
-        axes[-1].legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+        look = {"fontsize": "small", "loc": "upper left", "bbox_to_anchor": (1, 1)}
+        named_legend(axes[-1], list(bars.values()), list(bars), **look)
     show_if_asked(show)
     return axes
 
 
-def _draw_panel(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], groupby: str | None) -> None:
+def _draw_panel(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], groupby: str | None) -> dict[str, BarContainer]:
+    """Bars of every method, which are returned, and what is around them."""
     ticks = methods if groupby is None else list(rows[groupby].unique())
     width = 0.8 if groupby is None else 0.8 / len(methods)
+    bars = {}
     for number, method in enumerate(methods):
         own = rows[rows["method"] == method]
         if own.empty:
@@ -145,10 +149,13 @@ def _draw_panel(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], groupby: s
             places += (number - (len(methods) - 1) / 2) * width
         # More methods than colours: the second round is hatched.
         hatch = "//" * (number // len(OKABE_ITO))
-        ax.bar(places, own["value"], width, color=OKABE_ITO[number % len(OKABE_ITO)], hatch=hatch, label=str(method))
+        colour = OKABE_ITO[number % len(OKABE_ITO)]
+        name = str(method)
+        bars[name] = ax.bar(places, own["value"], width, color=colour, hatch=hatch, label=name)
         spread = own["std"].notna().to_numpy()
         if spread.any():
             drawn = own[spread]
             ax.errorbar(places[spread], drawn["value"], yerr=drawn["std"], fmt="none", ecolor="0.3", capsize=2)
-    ax.set_xticks(range(len(ticks)), [str(tick) for tick in ticks], rotation=45, ha="right")
+    ax.set_xticks(range(len(ticks)), [str(tick) for tick in ticks], rotation=45, ha="right", **AS_IS)
     ax.axhline(0, color=OKABE_ITO[-1], linewidth=0.8)
+    return bars

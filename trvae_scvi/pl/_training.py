@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from ._panels import panel_axes, unique_names
-from ._style import OKABE_ITO, show_if_asked
+from ._style import AS_IS, OKABE_ITO, show_if_asked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,7 +150,7 @@ def training(
     axes = panel_axes(ax, terms, kind="term", size=(3.0, 2.4), n_columns=3)
     for panel, term in zip(axes, terms, strict=True):
         _draw_panel(panel, frame[frame["term"] == term])
-        panel.set_title(term.replace("_", " "), fontsize="medium")
+        panel.set_title(term.replace("_", " "), fontsize="medium", **AS_IS)
         panel.set_xlabel("epoch")
     # Not every term has both sets.
     max(axes, key=lambda panel: len(panel.lines)).legend(frameon=False, fontsize="small")

@@ -1,0 +1,7 @@
+"""The command line: ``trvae-scvi demo``, ``train``, ``predict``, ``evaluate``, on top of the public API."""
+
+from __future__ import annotations
+
+from ._commands import app
+
+__all__ = ["app"]
