@@ -168,6 +168,20 @@ def test_raw_holds_the_counts(file, tmp_path):
     assert "exclude each other" in run("train", file, "--out", tmp_path / "m", "--layer", "counts", *keys, code=1)
 
 
+def test_counts_that_lie_elsewhere_are_pointed_to_by_options(file, tmp_path):
+    data = anndata.read_h5ad(file)
+    data.layers["raw counts"] = data.X.copy()
+    data.raw = data
+    data.X = np.log1p(data.X.toarray())
+    data.write_h5ad(file)
+    keys = ["--out", tmp_path / "m", "--condition-key", "drug", "--max-epochs", 1]
+    text = run("train", file, *keys, code=1)
+    assert "found fractional values in `adata.X`. There are some: pass" in text
+    assert "--layer 'raw counts' or --use-raw" in text
+    assert "setup_anndata" not in text
+    assert "Saved" in run("train", file, *keys, "--layer", "raw counts")
+
+
 def test_no_raw(file, tmp_path):
     text = run("train", file, "--out", tmp_path / "m", "--condition-key", "drug", "--use-raw", code=1)
     assert "has no raw values" in text

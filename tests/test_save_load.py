@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import json
+import pickletools
+import zipfile
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import FAST, make_trained
@@ -128,3 +133,100 @@ def test_mse_keeps_to_the_sign_of_its_data(adata, tmp_path):
     shifted = adata.copy()
     shifted.X = shifted.X - 1.0
     assert tv.TRVAE.load(tmp_path / "m", shifted).nonnegative_
+
+
+# --- nothing is lost ------------------------------------------------------------------------------
+
+
+def pickled_modules(path):
+    """Names of the modules whose objects a saved model is made of."""
+    with zipfile.ZipFile(path) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        operations = pickletools.genops(archive.read(name))
+        texts, found = [], set()
+        for operation, argument, _ in operations:
+            if operation.name == "GLOBAL":
+                found.add(argument.split(" ")[0])
+            elif operation.name == "STACK_GLOBAL":
+                found.add(texts[-2])
+            elif isinstance(argument, str):
+                texts.append(argument)
+    return {module.split(".")[0] for module in found}
+
+
+def test_a_saved_model_is_made_of_no_pandas(adata, tmp_path):
+    """An object of pandas 3 does not open under pandas 2."""
+    setup = {"labels_key": "cell_type", "categorical_covariate_keys": ["donor"], "continuous_covariate_keys": ["age"]}
+    model = make_trained(adata, setup)
+    model.save(tmp_path / "m")
+    assert "pandas" not in pickled_modules(tmp_path / "m" / "model.pt")
+    assert isinstance(model.history["train_loss"], pd.DataFrame)
+    loaded = tv.TRVAE.load(tmp_path / "m", False)
+    assert loaded.history.keys() == model.history.keys()
+    for name, table in model.history.items():
+        pd.testing.assert_frame_equal(loaded.history[name], table, check_column_type=False, check_index_type=False)
+    loaded.save(tmp_path / "again")
+    assert len(tv.TRVAE.load(tmp_path / "again", adata).history["train_loss"]) == 3
+
+
+def test_models_with_tables_as_their_history_still_open(trained, tmp_path):
+    trained.save(tmp_path / "m")
+    saved = torch.load(tmp_path / "m" / "model.pt", weights_only=False)
+    saved["attr_dict"]["history_"] = trained.history
+    del saved["attr_dict"]["measured_"]
+    torch.save(saved, tmp_path / "m" / "model.pt")
+    loaded = tv.TRVAE.load(tmp_path / "m", False)
+    pd.testing.assert_frame_equal(loaded.history["train_loss"], trained.history["train_loss"])
+
+
+def test_a_file_that_does_not_open_says_who_wrote_it(saved):
+    versions = json.loads((saved / "versions.json").read_text())
+    assert {"trvae-scvi", "scvi-tools", "torch", "pandas", "numpy", "python"} <= set(versions)
+    (saved / "model.pt").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="could not be opened: it was written with the versions that are here"):
+        tv.TRVAE.load(saved, False)
+    versions["pandas"] = "99.0"
+    (saved / "versions.json").write_text(json.dumps(versions))
+    with pytest.raises(ValueError, match=rf"it was written with pandas 99.0 \(here {pd.__version__}\)"):
+        tv.TRVAE.load(saved, False)
+    (saved / "versions.json").unlink()
+    with pytest.raises(ValueError, match="which versions wrote it is not noted"):
+        tv.TRVAE.load(saved, False)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_save_that_fails_leaves_nothing_half_written(trained, tmp_path, monkeypatch, overwrite):
+    folder = tmp_path / "model"
+    if overwrite:
+        trained.save(folder)
+    before = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def fail(*args, **kwargs):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="no space left"):
+        trained.save(folder, overwrite=overwrite)
+    assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert folder.exists() is overwrite
+    assert isinstance(trained.history["train_loss"], pd.DataFrame)
+
+
+def test_saving_over_and_beside(trained, small, tmp_path):
+    trained.save(tmp_path / "a" / "model", prefix="one_")
+    with pytest.raises(ValueError, match="already exists.*overwrite=True"):
+        trained.save(tmp_path / "a" / "model")
+    trained.save(tmp_path / "a" / "model", prefix="two_", overwrite=True, save_anndata=True)
+    assert sorted(path.name for path in (tmp_path / "a" / "model").iterdir()) == [
+        "one_model.pt",
+        "one_versions.json",
+        "two_adata.h5ad",
+        "two_model.pt",
+        "two_versions.json",
+    ]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["model"]
+    for prefix in ("one_", "two_"):
+        loaded = tv.TRVAE.load(tmp_path / "a" / "model", small.adata.copy(), prefix=prefix)
+        np.testing.assert_allclose(
+            loaded.get_latent_representation(), trained.get_latent_representation(), rtol=1e-6, atol=1e-6
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from helpers import make_trained
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from scvi.model.base import ArchesMixin
 
 import trvae_scvi as tv
 
@@ -379,3 +381,48 @@ def _without(adata, column):
 def _registered(adata):
     tv.TRVAE.setup_anndata(adata)
     return adata
+
+
+def test_a_query_whose_labels_are_all_missing_has_none(adata, query):
+    reference = make_reference(adata, mmd_balance_labels=True)
+    for empty in (np.nan, None, pd.NA):
+        query.obs["cell_type"] = empty
+        model = tv.TRVAE.load_query_data(query, reference)
+        assert model.registry_["setup_args"]["labels_key"] is None
+    query.obs["cell_type"] = ["type_1"] * (query.n_obs - 2) + [None, None]
+    with pytest.raises(ValueError, match="2 of 200 cells have no label.*remove the column"):
+        tv.TRVAE.load_query_data(query, reference)
+
+
+def test_arguments_of_upstream_are_taken_or_refused_by_name(query, trained):
+    taken = {"accelerator": "cpu", "device": "auto", "freeze_dropout": True, "transfer_batch": True, "registry": None}
+    assert tv.TRVAE.load_query_data(query, trained, **taken, freeze_batchnorm_encoder=True).device.type == "cpu"
+    refused = {
+        "freeze_dropout": (False, "dropout of what is frozen is always off"),
+        "freeze_batchnorm_encoder": (False, "normalisation always stays"),
+        "freeze_batchnorm_decoder": (False, "normalisation always stays"),
+        "freeze_classifier": (False, "no classifier"),
+        "transfer_batch": (False, "new ones get their own"),
+        "registry": ({}, "that of the reference"),
+        "datamodule": (object(), "read from an AnnData"),
+    }
+    upstream = set(inspect.signature(ArchesMixin.load_query_data).parameters) - {"adata", "reference_model"}
+    own = set(inspect.signature(tv.TRVAE.load_query_data).parameters)
+    assert upstream <= own | set(refused)
+    for name, (value, reason) in refused.items():
+        with pytest.raises(ValueError, match=f"`{name}=.*{reason}"):
+            tv.TRVAE.load_query_data(query, trained, **{name: value})
+    with pytest.raises(TypeError, match=r"unknown arguments \['freeze'\]"):
+        tv.TRVAE.load_query_data(query, trained, freeze=True)
+
+
+def test_genes_of_a_query_can_be_brought_into_line_in_place(adata, query, trained):
+    wide = query[:, ::-1].copy()
+    wide.obs["condition"] = "drug"
+    extra = ad.AnnData(wide.X[:, :1].copy(), obs=wide.obs, var=pd.DataFrame(index=["another gene"]))
+    wide = ad.concat([wide, extra], axis=1, merge="same")
+    model = tv.TRVAE.load_query_data(wide, trained, inplace_subset_query_vars=True)
+    assert list(wide.var_names) == list(adata.var_names)
+    assert model.adata is wide
+    with pytest.raises(ValueError, match="5 of 60 genes are missing"):
+        tv.TRVAE.load_query_data(query[:, 5:].copy(), trained, inplace_subset_query_vars=True)

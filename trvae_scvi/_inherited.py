@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,31 +10,21 @@ from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, VAEMixin
 
 from ._cells import NOT_TRAINED, CellsMixin, positions_of
 from ._compat import StateRegistry, registered_categories
+from ._registry import adopting, is_adopting
 from ._validation import check_column, check_integer
 from ._values import check_storage, get_values, place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import torch
     from anndata import AnnData
 
-__all__ = ["InheritedMixin", "adopting"]
+__all__ = ["InheritedMixin"]
 
-_ADOPTING: ContextVar[bool] = ContextVar("adopting", default=False)
 _CHECKED = "_trvae_checked"  # in `uns` of the copies that the gate made
 _LABELS = "_trvae_labels"
 _KEPT = 4  # such copies that a model remembers; a method needs two at a time
-
-
-@contextlib.contextmanager
-def adopting() -> Iterator[None]:
-    """Inside the block an AnnData that scvi-tools validates becomes the model's own, and is not copied."""
-    token = _ADOPTING.set(True)
-    try:
-        yield
-    finally:
-        _ADOPTING.reset(token)
 
 
 class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
@@ -52,7 +40,7 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         super()._check_if_trained(warn=warn, message=message)
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
-        if _ADOPTING.get():
+        if is_adopting():
             adata = self._resolve(adata)
             self._check_cells(adata)
             return super()._validate_anndata(adata, copy_if_view=copy_if_view)

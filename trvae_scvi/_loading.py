@@ -18,8 +18,8 @@ from scvi import settings
 from scvi.model.base import BaseModelClass
 
 from ._compat import latest_registry
-from ._inherited import adopting
 from ._porting import read_scarches
+from ._registry import adopting
 from ._saving import differing_versions, history_from_plain, history_to_plain, write_versions
 from ._validation import check_anndata
 

@@ -1,8 +1,10 @@
-"""Registries of scvi-tools in our terms, whether a set-up made them or a data module."""
+"""Registries of scvi-tools in our terms, whether a set-up made them or a data module, and whose data are registered."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +17,11 @@ from ._compat import registered_categories, registered_var_names
 from ._validation import plain_list
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["make_registry", "own_registry"]
+__all__ = ["adopting", "is_adopting", "make_registry", "own_registry"]
+
+_ADOPTING: ContextVar[bool] = ContextVar("adopting", default=False)
 
 _MIN_CELLS = 3  # of every condition, for a set-up
 
@@ -136,3 +140,18 @@ def _names(mapping: Any) -> list[Any]:
     if isinstance(mapping, Mapping):
         return sorted(mapping, key=mapping.__getitem__)
     return plain_list(mapping)
+
+
+@contextlib.contextmanager
+def adopting() -> Iterator[None]:
+    """Inside the block an AnnData that scvi-tools validates becomes the model's own, and is not copied."""
+    token = _ADOPTING.set(True)
+    try:
+        yield
+    finally:
+        _ADOPTING.reset(token)
+
+
+def is_adopting() -> bool:
+    """Whether that is so."""
+    return _ADOPTING.get()

@@ -23,9 +23,9 @@ from ._batches import TRVAEDataSplitter, seeded
 from ._compat import merge_kwargs
 from ._datamodule import CheckBatches
 from ._designs import warn
-from ._inherited import adopting
 from ._mmd import MIN_CELLS
 from ._plan import NoteInterruption, RestoreBestWeights, TRVAETrainingPlan
+from ._registry import adopting
 from ._validation import check_choice, check_integer, check_number
 
 if TYPE_CHECKING:

@@ -190,7 +190,7 @@ class SCVIMethod:
 
 @dataclass(frozen=True)
 class PertpyScGenMethod:
-    """Train scGen as pertpy has it, on log-normalised data. Needs pertpy 1.0 or later, from the extra ``benchmark``.
+    """Train scGen as pertpy has it, on log-normalised data. Needs the extra ``benchmark``, with pertpy 1.2 or later.
 
     pertpy balances groups and conditions by draws that it does not seed: equal seeds give slightly different results.
     The change that it adds is that from all control cells to all target cells, the held-out group's control cells among

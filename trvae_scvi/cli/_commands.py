@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trvae_scvi._files import finished_at_end
-
 from ._cells import HoldOut, read_cells, same_value, select_cells
 from ._places import check_folder, check_new
 from ._report import write_report
@@ -129,9 +127,7 @@ def train(
         if not model.is_trained_:
             raise
         interrupted = True
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with finished_at_end(out) as unfinished:
-        model.save(unfinished)
+    model.save(out)
     copied = [str(data), "--model", str(out), *(["--use-raw"] if use_raw else [])]
     saved = "Interrupted. Saved the model, as far as it was trained," if interrupted else "Saved the model"
     say(f"{saved} to {out}. Predict with: trvae-scvi predict {shlex.join(copied)} --target ...")
@@ -226,12 +222,23 @@ def _untrained(
     import scvi
 
     from trvae_scvi import TRVAE
+    from trvae_scvi._values import NotCountsError
 
     training = adata if hold_out is None else adata[~hold_out.mask(adata).to_numpy()].copy()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     scvi.settings.seed = seed
-    TRVAE.setup_anndata(training, condition_key, layer=layer, labels_key=cell_type_key)
-    return TRVAE(training, gene_likelihood=likelihood.value)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* holds no counts")  # what is said of them here names Python
+        TRVAE.setup_anndata(training, condition_key, layer=layer, labels_key=cell_type_key)
+    try:
+        return TRVAE(training, gene_likelihood=likelihood.value)
+    except NotCountsError as error:
+        places = [f"--layer {shlex.quote(name)}" for name in error.layers if name is not None]
+        places += ["--use-raw"] if error.in_raw else []
+        places += ["no --layer"] if None in error.layers else []
+        mend = f"There are some: pass {' or '.join(places)}." if places else "Name their --layer, or round them."
+        msg = f"{error.problem} {mend} Log-normalised data need --gene-likelihood mse."
+        raise UserError(msg) from error
 
 
 def _loaded(folder: Path) -> TRVAE:
