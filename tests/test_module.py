@@ -213,6 +213,33 @@ def test_several_samples(normalization, likelihood):
     assert isinstance(module.marginal_ll(batch, n_mc_samples=2, return_mean=True), float)
 
 
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "mse", "bernoulli"])
+@pytest.mark.parametrize("dispersion", ["gene", "gene-batch"])
+def test_the_likelihood_of_several_samples_is_that_of_each(likelihood, dispersion):
+    """With thetas so large that upstream's is off by tenths."""
+    module = make(gene_likelihood=likelihood, dispersion=dispersion).eval()
+    for name, parameter in module.named_parameters():
+        if "log_theta" in name:
+            parameter.data.fill_(15.0).add_(torch.randn_like(parameter))
+    batch = tensors(likelihood)
+    x = batch[REGISTRY_KEYS.X_KEY]
+    if likelihood == "bernoulli":
+        x = batch[REGISTRY_KEYS.X_KEY] = (x > 1).float()
+    inference, generative = module(batch, inference_kwargs={"n_samples": 3}, compute_loss=False)
+    found = module._log_likelihood(x, generative)
+    assert found.shape == (3, N)
+    if likelihood in ("nb", "zinb", "poisson"):
+        torch.testing.assert_close(module._log_likelihood(x.to_sparse_csr(), generative), found)
+    module.double()
+    wide = {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+    for z, of_sample in zip(inference["z"], found, strict=True):
+        inputs = module._get_generative_input(
+            wide, {**inference, "z": z.double(), "library": wide["X"].sum(1, True).log()}
+        )
+        expected = module._log_likelihood(wide[REGISTRY_KEYS.X_KEY], module.generative(**inputs))
+        torch.testing.assert_close(of_sample.double(), expected, rtol=1e-6, atol=5e-4)
+
+
 def test_marginal_likelihood_bounds_the_elbo():
     module = make().eval()
     batch = tensors()

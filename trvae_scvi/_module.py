@@ -17,6 +17,7 @@ from ._likelihoods import Bernoulli, log_bernoulli, log_nb, log_normal, log_pois
 from ._linear import sum_of_squares
 from ._mmd import mmd
 from ._nn import ConditionLinear, Decoder, Encoder, Table
+from ._precision import no_autocast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -265,7 +266,8 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         encoder_input = torch.log1p(x) if self.models_counts else x
         mean, variance = self.encoder(encoder_input, codes, cont_covs)
         ones = x.new_ones(x.shape[1], 1, layout=torch.strided)
-        total = x @ ones if self.models_counts else torch.ones_like(x[:, :1])  # also of a sparse x
+        with no_autocast(x):
+            total = x @ ones if self.models_counts else torch.ones_like(x[:, :1])  # also of a sparse x
         return self._sampled(mean, variance, total, n_samples)
 
     @auto_move_data
@@ -364,18 +366,23 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         return NegativeBinomial(mu=mu, theta=theta, scale=scale)
 
     def _log_likelihood(self, x: torch.Tensor, generative_outputs: dict[str, Any]) -> torch.Tensor:
+        """Of every cell, `n`, or `n_samples x n` for several samples of `z`, which are so many more cells."""
         px, theta = generative_outputs[MODULE_KEYS.PX_KEY], generative_outputs["theta"]
-        if generative_outputs["first_layer"].dim() == 3:  # several samples of z: ours are for one
-            return px.log_prob(x).sum(dim=-1)
+        shape = generative_outputs["first_layer"].shape[:-1]
+        if len(shape) > 1:
+            x = (x.to_dense() if x.layout == torch.sparse_csr else x).repeat(shape[0], 1)
+            theta = theta if theta is None or theta.dim() == 1 else theta.repeat(shape[0], 1)
         if self.gene_likelihood == "nb":
-            return log_nb(x, px.mu, theta)
-        if self.gene_likelihood == "zinb":
-            return log_zinb(x, px.mu, theta, px.zi_logits)
-        if self.gene_likelihood == "poisson":
-            return log_poisson(x, px.rate)
-        if self.gene_likelihood == "bernoulli":
-            return log_bernoulli(x, px.logits)
-        return log_normal(x, px.loc)
+            value = log_nb(x, px.mu.flatten(0, -2), theta)
+        elif self.gene_likelihood == "zinb":
+            value = log_zinb(x, px.mu.flatten(0, -2), theta, px.zi_logits.flatten(0, -2))
+        elif self.gene_likelihood == "poisson":
+            value = log_poisson(x, px.rate.flatten(0, -2))
+        elif self.gene_likelihood == "bernoulli":
+            value = log_bernoulli(x, px.logits.flatten(0, -2))
+        else:
+            value = log_normal(x, px.loc.flatten(0, -2))
+        return value.view(shape)
 
     def _mmd(
         self,
