@@ -372,6 +372,15 @@ def test_mixed_precision_trains(adata):
     np.testing.assert_allclose(mixed, full, rtol=0.02)
 
 
+def test_sparse_counts_train_in_mixed_precision(adata):
+    """On the CPU they stay sparse up to the first layer, whose product there is in single precision only."""
+    thin = adata.X.multiply(np.random.default_rng(0).random(adata.shape) < 0.15)
+    adata.X = sparse.csr_matrix(thin + sparse.csr_matrix(np.eye(1, adata.n_vars)[[0] * adata.n_obs]), dtype=np.float32)
+    full = make_trained(adata).history["validation_loss"].to_numpy(float)
+    mixed = make_trained(adata, train={"precision": "bf16-mixed"}).history["validation_loss"].to_numpy(float)
+    np.testing.assert_allclose(mixed, full, rtol=0.02)
+
+
 def test_autotune_gets_the_latent_space(adata):
     """scvi-tools' autotune makes the model with this argument and reads what the plan keeps for such a callback."""
     kept = []
