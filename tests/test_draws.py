@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
+from trvae_scvi._decoding import Decoded, _sample
 from trvae_scvi._draws import MAX_RATE, draw_nb, draw_poisson
 
 N = 200_000
@@ -118,6 +119,32 @@ def test_entries_keep_their_rates_and_places():
     size = np.array([2.0, 1.0, 4.0, 2.0, 1.0, 4.0])
     variance = size * expected / 10.0 * (1.0 + expected / 10.0)
     assert (np.abs(draws.mean(axis=0) - size * expected / 10.0) <= 4 * np.sqrt(variance / len(draws))).all()
+
+
+@pytest.mark.parametrize(("size", "odds"), [(0.02, 1e13), (0.01, 1e20), (0.01, 1e40)])
+def test_odds_beyond_the_resolution_of_their_share(size, odds):
+    """As t / (1 + t) has no digits left; the law goes over 40 decades, and counts end where they are cut."""
+    _, counts = draw_nb(np.full(1, size), np.full(N, odds), np.random.default_rng(5))
+    edges = np.array([0.0, 1.0, 3.0, 1e2, 1e5, 1e8, 1e11, 1e14])
+    expected = N * np.diff(np.append(special.betainc(size, edges + 1.0, 1.0 / (1.0 + odds)), 1.0))
+    observed = np.bincount(np.searchsorted(edges, counts) - 1, minlength=len(edges))
+    assert stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-3
+
+
+def test_what_overflowed_is_drawn():
+    for size in np.float32([1e-30, 1e-4, 1e-2, 1.0]):
+        _, counts = draw_nb(np.full(1, size), np.full(5000, np.inf, np.float32), np.random.default_rng(6))
+        assert (counts > 0).all()
+        assert (counts <= 10 * MAX_RATE).all()
+
+
+def test_samples_of_extreme_dispersions():
+    shape = (200, 50)
+    mu = np.full(shape, 3.0, np.float32)
+    poisson = _sample(Decoded(mu, np.full(50, np.inf, np.float32), None), np.random.default_rng(7))
+    assert_law(poisson.toarray().ravel(), stats.poisson(3.0))
+    huge = _sample(Decoded(mu * 1e12, np.zeros(50, np.float32), None), np.random.default_rng(7))
+    assert np.isfinite(huge.data).all()
 
 
 def test_extremes_and_seeds():

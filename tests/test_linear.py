@@ -73,6 +73,18 @@ def test_grouped_product_in_low_precision():
     assert hidden.grad.dtype == torch.float32
 
 
+def test_sparse_product_under_autocast():
+    """There is none in low precision: it stays in single precision, and so does its gradient."""
+    x = torch.relu(draw(12, 7) - 0.8).float()
+    weight, bias = draw(5, 7, seed=1).float().requires_grad_(), draw(5, seed=2).float().requires_grad_()
+    expected = torch.nn.functional.linear(x, weight, bias)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = sparse_linear(x.to_sparse_csr(), weight, bias)
+        grads = torch.autograd.grad(found.square().sum(), (weight, bias))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(grads, torch.autograd.grad(expected.square().sum(), (weight, bias)))
+
+
 def test_sum_of_squares_and_its_gradient():
     x = draw(3, 4, 5).requires_grad_()
     found = sum_of_squares(x)

@@ -95,12 +95,39 @@ def test_the_prior_of_the_responses_is_normal_and_spread_over_the_training_cells
     for response in responses:
         response.data.normal_()
     inference, generative = module(tensors(), compute_loss=False)
-    without, spread = (module.loss(tensors(), inference, generative, n_obs=n).loss for n in (None, 50))
+    terms = (tensors(), inference, generative)
+    without, spread = (module.loss(*terms, n_obs=50, whole_objective=whole).loss for whole in (False, True))
     # U_0 and U_1 independent with variance v each: their difference has the variance 2 v = 0.5 ** 2
     prior = torch.distributions.Normal(0.0, 0.5 / 2**0.5)
     zero = torch.zeros(())
     expected = sum((prior.log_prob(zero) - prior.log_prob(r)).sum() for r in responses) / 50
     torch.testing.assert_close(spread - without, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_only_the_whole_objective_has_the_prior_and_the_kept_cells():
+    """However many cells were trained on: an answer is about the cells alone, and the same every time."""
+    module = make(mmd_on="y").eval()
+    for response in module.decoder.responses():
+        response.data.normal_()
+    terms = (tensors(), *module(tensors(), compute_loss=False))
+    alone = module.loss(*terms)
+    module.kept_cells = {
+        "conditions": torch.arange(N) % 2,
+        "labels": torch.zeros(N, dtype=torch.long),
+        "cat_covs": torch.zeros(N, 1, dtype=torch.long),
+        "cont_covs": torch.zeros(N, 2),
+        "qzm": torch.full((N, 10), 3.0),
+        "qzv": torch.ones(N, 10),
+    }
+    for answer in (module.loss(*terms), module.loss(*terms, n_obs=50)):
+        assert answer.loss == alone.loss
+        assert answer.extra_metrics["response_prior"] == 0.0
+    whole, again = (module.loss(*terms, n_obs=50, whole_objective=True) for _ in range(2))
+    assert whole.extra_metrics["response_prior"] > 0.0
+    assert whole.extra_metrics["mmd"] > alone.extra_metrics["mmd"]
+    assert whole.extra_metrics["mmd"] != again.extra_metrics["mmd"]  # other cells are drawn
+    with pytest.raises(ValueError, match="Expected `n_obs`"):
+        module.loss(*terms, whole_objective=True)
 
 
 @pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "mse"])
@@ -211,6 +238,33 @@ def test_several_samples(normalization, likelihood):
     # two estimates of the same numbers; few samples leave some noise
     assert float((one - many).abs().median()) < 1.0
     assert isinstance(module.marginal_ll(batch, n_mc_samples=2, return_mean=True), float)
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "mse", "bernoulli"])
+@pytest.mark.parametrize("dispersion", ["gene", "gene-batch"])
+def test_the_likelihood_of_several_samples_is_that_of_each(likelihood, dispersion):
+    """With thetas so large that upstream's is off by tenths."""
+    module = make(gene_likelihood=likelihood, dispersion=dispersion).eval()
+    for name, parameter in module.named_parameters():
+        if "log_theta" in name:
+            parameter.data.fill_(15.0).add_(torch.randn_like(parameter))
+    batch = tensors(likelihood)
+    x = batch[REGISTRY_KEYS.X_KEY]
+    if likelihood == "bernoulli":
+        x = batch[REGISTRY_KEYS.X_KEY] = (x > 1).float()
+    inference, generative = module(batch, inference_kwargs={"n_samples": 3}, compute_loss=False)
+    found = module._log_likelihood(x, generative)
+    assert found.shape == (3, N)
+    if likelihood in ("nb", "zinb", "poisson"):
+        torch.testing.assert_close(module._log_likelihood(x.to_sparse_csr(), generative), found)
+    module.double()
+    wide = {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+    for z, of_sample in zip(inference["z"], found, strict=True):
+        inputs = module._get_generative_input(
+            wide, {**inference, "z": z.double(), "library": wide["X"].sum(1, True).log()}
+        )
+        expected = module._log_likelihood(wide[REGISTRY_KEYS.X_KEY], module.generative(**inputs))
+        torch.testing.assert_close(of_sample.double(), expected, rtol=1e-6, atol=5e-4)
 
 
 def test_marginal_likelihood_bounds_the_elbo():

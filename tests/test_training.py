@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 
 import numpy as np
@@ -329,6 +330,34 @@ def test_history_holds_the_means_over_cells(adata, mode):
         np.testing.assert_allclose(model.history[name].astype(float), expected, rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.parametrize("on_step", [False, True])
+def test_training_and_validation_minimise_the_whole_objective(adata, monkeypatch, on_step):
+    """So that early stopping looks at all of it; answers are about the cells alone."""
+    asked = {"train": [], "validation": [], "answer": []}
+    loss = tv.TRVAEModule.loss
+
+    def spy(self, *args, **kwargs):
+        output = loss(self, *args, **kwargs)
+        mode = "answer" if model is not None else "train" if torch.is_grad_enabled() else "validation"
+        asked[mode].append((kwargs.get("whole_objective", False), kwargs.get("n_obs"), output))
+        return output
+
+    monkeypatch.setattr(tv.TRVAEModule, "loss", functools.wraps(loss)(spy))
+    model = None
+    model = make_trained(adata, train={"max_epochs": 1, "plan_kwargs": {"on_step": on_step}})
+    model.get_elbo()
+    model.get_reconstruction_error()
+    for mode, whole in (("train", True), ("validation", True), ("answer", False)):
+        assert {(given, n_obs) for given, n_obs, _ in asked[mode]} == {(whole, 360 if whole else None)}
+        for *_, output in asked[mode]:
+            terms = output.extra_metrics
+            assert (terms["response_prior"] > 0.0) == (whole and output is not asked["train"][0][2])  # they start at 0
+    *_, output = asked["validation"][-1]
+    rest = output.reconstruction_loss["reconstruction_loss"] + output.kl_local["kl_local"]
+    terms = rest.mean() + 10.0 * output.extra_metrics["mmd"] + output.extra_metrics["response_prior"]
+    torch.testing.assert_close(output.loss, terms)
+
+
 def test_adam_is_fused(adata):
     optimizer = make_trained(adata).trainer.optimizers[0]
     assert type(optimizer) is torch.optim.Adam and optimizer.defaults["fused"]
@@ -340,6 +369,15 @@ def test_mixed_precision_trains(adata):
     full = make_trained(adata).history["validation_loss"].to_numpy(float)
     mixed = make_trained(adata, train={"precision": "bf16-mixed"}).history["validation_loss"].to_numpy(float)
     assert mixed[-1] < mixed[0]
+    np.testing.assert_allclose(mixed, full, rtol=0.02)
+
+
+def test_sparse_counts_train_in_mixed_precision(adata):
+    """On the CPU they stay sparse up to the first layer, whose product there is in single precision only."""
+    thin = adata.X.multiply(np.random.default_rng(0).random(adata.shape) < 0.15)
+    adata.X = sparse.csr_matrix(thin + sparse.csr_matrix(np.eye(1, adata.n_vars)[[0] * adata.n_obs]), dtype=np.float32)
+    full = make_trained(adata).history["validation_loss"].to_numpy(float)
+    mixed = make_trained(adata, train={"precision": "bf16-mixed"}).history["validation_loss"].to_numpy(float)
     np.testing.assert_allclose(mixed, full, rtol=0.02)
 
 

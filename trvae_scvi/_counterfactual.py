@@ -12,9 +12,9 @@ generator, so that a prediction does not depend on the device the decoder ran on
 from __future__ import annotations
 
 import numpy as np
-from scipy import special
 
-from ._draws import MAX_RATE, draw_nb, draw_poisson
+from ._draws import MAX_RATE, bounded_theta, draw_nb, draw_poisson
+from ._gamma import draw_log_rate, match_log_rate
 
 __all__ = ["counterfactual_nb", "counterfactual_normal", "counterfactual_poisson", "counterfactual_zinb"]
 
@@ -53,8 +53,8 @@ def counterfactual_nb(
     -------
     `n x g` counts of the dtype of `x`.
     """
-    mu_source, mu_target = _positive(mu_source), _positive(mu_target)
-    theta_source, theta_target = _positive(theta_source), _positive(theta_target)
+    x, mu_source, mu_target = _counts(x), _positive(mu_source), _positive(mu_target)
+    theta_source, theta_target = bounded_theta(theta_source), bounded_theta(theta_target)
     one = theta_source == theta_target
     if one.all():
         return _one_theta(x, mu_source, mu_target, theta_source, rng)
@@ -63,8 +63,9 @@ def counterfactual_nb(
     thetas = [np.broadcast_to(theta, x.shape) for theta in (theta_source, theta_target)]
     if one.any():
         result[one] = _one_theta(x[one], mu_source[one], mu_target[one], thetas[0][one], rng)
-    wide = [values[~one].astype(np.float64) for values in (mu_source, mu_target, *thetas)]
-    result[~one] = _two_thetas(x[~one].astype(np.int64), wide[0], wide[1], wide[2], wide[3], rng)
+    two = np.flatnonzero(~one)
+    wide = [np.take(values, two).astype(np.float64) for values in (mu_source, mu_target, *thetas)]
+    _two_thetas(result, two, wide[0], wide[1], wide[2], wide[3], rng)
     return result
 
 
@@ -95,32 +96,31 @@ def _thinned(x: np.ndarray, mu_source: np.ndarray, mu_target: np.ndarray, rng: n
 
 def _add(x: np.ndarray, at: np.ndarray, counts: np.ndarray) -> None:
     """Add counts at positions of the flattened array, a contiguous one, in place."""
-    x.reshape(-1)[at] += counts.astype(x.dtype)
+    flat = x.reshape(-1)
+    if x.dtype.kind in "iu":
+        counts = np.minimum(counts, np.iinfo(x.dtype).max - np.take(flat, at))
+    flat[at] += counts.astype(x.dtype)
 
 
 def _two_thetas(
     x: np.ndarray,
+    at: np.ndarray,
     mu_source: np.ndarray,
     mu_target: np.ndarray,
     theta_source: np.ndarray,
     theta_target: np.ndarray,
     rng: np.random.Generator,
-) -> np.ndarray:
-    rate = rng.gamma(theta_source + x, 1.0 / (theta_source / mu_source + 1.0))
-    scaled = rate * theta_source / mu_source
-    lower = special.gammainc(theta_source, scaled)
-    upper = special.gammaincc(theta_source, scaled)
-    # the smaller tail keeps its digits
-    quantile = np.where(
-        lower < 0.5, special.gammaincinv(theta_target, lower), special.gammainccinv(theta_target, upper)
-    )
-    target_rate = quantile * mu_target / theta_target
-    result = x.copy()
-    thin = (target_rate < rate) & (x > 0)
-    result[thin] = rng.binomial(x[thin], target_rate[thin] / rate[thin])
-    add = target_rate > rate
-    result[add] += rng.poisson(np.minimum(target_rate[add] - rate[add], MAX_RATE))
-    return result
+) -> None:
+    """Change counts at positions of the flattened array, in place; the rest are values there."""
+    counts = np.take(x, at).astype(np.int64)
+    u = draw_log_rate(theta_source, counts, mu_source, rng)
+    log_rate = match_log_rate(u, theta_source, theta_target) + np.log(mu_target)
+    log_ratio = log_rate - u - np.log(mu_source)
+    thin = (log_ratio < 0.0) & (counts > 0)
+    x.reshape(-1)[at[thin]] = rng.binomial(counts[thin], np.exp(log_ratio[thin]))
+    more = log_ratio > 0.0
+    added = np.exp(np.minimum(log_rate[more], np.log(MAX_RATE))) * -np.expm1(-log_ratio[more])
+    _add(x, at[more], rng.poisson(added))
 
 
 def counterfactual_poisson(
@@ -130,7 +130,7 @@ def counterfactual_poisson(
 
     Shapes as in :func:`counterfactual_nb`.
     """
-    mu_source, mu_target = _positive(mu_source), _positive(mu_target)
+    x, mu_source, mu_target = _counts(x), _positive(mu_source), _positive(mu_target)
     result = _thinned(x, mu_source, mu_target, rng)
     _add(result, *draw_poisson(mu_target - mu_source, rng))
     return result
@@ -157,9 +157,11 @@ def counterfactual_zinb(
     pi_source, pi_target
         `n x g` probabilities of an extra zero; the rest as in :func:`counterfactual_nb`.
     """
-    mu_source, mu_target = _positive(mu_source), _positive(mu_target)
-    theta_source, theta_target = _positive(theta_source), _positive(theta_target)
-    nb_zero = np.exp(theta_source * -np.log1p(mu_source / theta_source))
+    x, mu_source, mu_target = _counts(x), _positive(mu_source), _positive(mu_target)
+    theta_source, theta_target = bounded_theta(theta_source), bounded_theta(theta_target)
+    with np.errstate(over="ignore"):
+        nb_zero = np.exp(theta_source * -np.log1p(mu_source / theta_source))
+        odds_target = mu_target / theta_target
     extra_probability = pi_source / np.maximum(pi_source + (1.0 - pi_source) * nb_zero, _TINY)
     extra = (x == 0) & (rng.random(x.shape) < extra_probability)
     uniform = rng.random(x.shape)
@@ -168,7 +170,7 @@ def counterfactual_zinb(
     result = counterfactual_nb(x, mu_source, mu_target, theta_source, theta_target, rng)
     result[extra | extra_target] = 0
     appear = extra & ~extra_target
-    _add(result, *draw_nb(theta_target, np.where(appear, mu_target / theta_target, 0.0), rng))
+    _add(result, *draw_nb(theta_target, np.where(appear, odds_target, 0.0), rng))
     return result
 
 
@@ -178,6 +180,11 @@ def counterfactual_normal(
     """Values under the target condition, `x + mu_target - mu_source`, clipped at 0 if `nonnegative`."""
     result = x + (mu_target - mu_source)
     return np.maximum(result, 0.0) if nonnegative else result
+
+
+def _counts(x: np.ndarray) -> np.ndarray:
+    """Whole numbers, also of counts that came back from logarithms a little off."""
+    return x if x.dtype.kind in "iu" else np.minimum(np.rint(x), MAX_RATE)
 
 
 def _positive(values: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from scvi import REGISTRY_KEYS
 from ._cells import CellsMixin
 from ._compat import ADATA_MINIFY_TYPE, MODULE_KEYS, registered_continuous_covariates, registered_covariates
 from ._counterfactual import counterfactual_nb, counterfactual_normal, counterfactual_poisson, counterfactual_zinb
-from ._draws import draw_nb, draw_poisson
+from ._draws import bounded_theta, draw_nb, draw_poisson
 from ._validation import check_choice, check_finite, check_integer, check_number
 
 if TYPE_CHECKING:
@@ -188,8 +188,10 @@ def _sample(decoded: Decoded, rng: np.random.Generator) -> sparse.csr_matrix:
     if decoded.theta is None:
         at, counts = draw_poisson(mu, rng)
     else:
-        theta = np.maximum(decoded.theta, 1e-30)
-        at, counts = draw_nb(theta, mu / theta, rng)
+        theta = bounded_theta(decoded.theta)
+        with np.errstate(over="ignore"):
+            odds = mu / theta
+        at, counts = draw_nb(theta, odds, rng)
     if decoded.pi is not None:
         kept = rng.random(len(at)) >= decoded.pi.flat[at]
         at, counts = at[kept], counts[kept]

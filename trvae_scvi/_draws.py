@@ -11,11 +11,18 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["MAX_RATE", "draw_nb", "draw_poisson"]
+__all__ = ["MAX_RATE", "bounded_theta", "draw_nb", "draw_poisson"]
 
 MAX_RATE = 1e15  # beyond this NumPy's Poisson sampler refuses
 _RESOLUTION = 2.0**-24  # of NumPy's uniform variables in single precision
+_MAX_ODDS = 1e38  # stands for what single precision cannot hold
+_FAR_ODDS = 1e12  # beyond this NumPy's logarithmic sampler loses its parameter's distance from 1
 _MARGIN = 1.0001  # rounding of rates in single precision must not lose an entry
+
+
+def bounded_theta(theta: np.ndarray) -> np.ndarray:
+    """Inverse dispersions without 0 and infinity, for which formulas break down; the laws remain what they are."""
+    return np.clip(theta, 1e-30, 1e20)
 
 
 def draw_poisson(rate: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -58,6 +65,7 @@ def draw_nb(size: np.ndarray, odds: np.ndarray, rng: np.random.Generator) -> tup
     at, uniform = _candidates(mean, rng)  # as log(1 + t) <= t
     a = np.broadcast_to(size, mean.shape).flat[at].astype(np.float64)
     t = np.take(odds, at).astype(np.float64)
+    t[np.isinf(t)] = _MAX_ODDS
     clusters = a * np.log1p(t)
     counts = np.zeros(len(at), np.int64)
     many = clusters > 1.0
@@ -66,10 +74,23 @@ def draw_nb(size: np.ndarray, odds: np.ndarray, rng: np.random.Generator) -> tup
     n[~many] = _poisson(clusters[~many], uniform[~many], rng)
     some = np.flatnonzero(n)
     if some.size:
-        parameter = np.minimum(t[some] / (1.0 + t[some]), np.nextafter(1.0, 0.0))
-        sizes = rng.logseries(np.repeat(parameter, n[some]))
+        sizes = _logarithmic(np.repeat(t[some], n[some]), rng)
         counts[some] = np.add.reduceat(sizes, np.cumsum(n[some]) - n[some])
     return _positive(at, counts)
+
+
+def _logarithmic(t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    r"""Logarithmic numbers with parameter :math:`t / (1 + t)`."""
+    far = t > _FAR_ODDS
+    sizes = np.empty(len(t), np.int64)
+    near = t[~far]
+    sizes[~far] = rng.logseries(near / (1.0 + near))
+    if far.any():
+        # geometric with a random parameter q (Kemp 1981); only 1 - q is at hand so close to 1
+        rest = np.exp(-rng.random(far.sum()) * np.log1p(t[far]))
+        trials = rng.standard_exponential(far.sum()) / -np.log1p(-np.minimum(rest, np.nextafter(1.0, 0.0)))
+        sizes[far] = 1 + np.minimum(trials, MAX_RATE).astype(np.int64)
+    return sizes
 
 
 def _candidates(mean: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +99,8 @@ def _candidates(mean: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
     A count is positive where its uniform variable is below that probability, which no mean exceeds.
     """
     uniform = rng.random(mean.shape, dtype=np.float32)
-    at = np.flatnonzero(uniform <= mean * _MARGIN)
+    with np.errstate(over="ignore"):
+        at = np.flatnonzero(uniform <= mean * _MARGIN)
     return at, np.take(uniform, at) + _RESOLUTION * rng.random(len(at))
 
 

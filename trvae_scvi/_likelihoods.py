@@ -3,7 +3,8 @@ r"""Log-likelihoods of one cell's counts or values, summed over genes.
 Pure functions on tensors: `n` cells, `g` genes. They equal the sums of the ``log_prob`` of scvi-tools'
 distributions, but evaluate the expensive ``lgamma`` only where a count is not zero:
 :math:`\log\Gamma(0 + \theta) - \log\Gamma(\theta) = 0`. Counts may be a dense tensor, or a sparse one in the CSR
-layout, which already knows where they are.
+layout, which already knows where they are. Computed in single precision at least, whatever autocast says, and with no
+difference of numbers that grow with :math:`\theta`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy_with_logits, pad, softplus
 
+from ._precision import backward_without_autocast, full, no_autocast
+
 if TYPE_CHECKING:
     from typing import Self
 
@@ -22,6 +25,7 @@ __all__ = ["Bernoulli", "log_bernoulli", "log_nb", "log_normal", "log_poisson", 
 
 _EPS = 1e-8  # scvi-tools' guard against log(0)
 _TABLE = 16  # counts up to here are looked up
+_STIRLING = 8.0  # arguments from here on are large enough for the series
 
 
 class _Counts(NamedTuple):
@@ -38,11 +42,11 @@ class _Counts(NamedTuple):
         """The entries of a dense or a sparse CSR tensor."""
         n_rows, n_columns = x.shape
         if x.layout == torch.sparse_csr:
-            offsets, column, value = x.crow_indices().long(), x.col_indices().long(), x.values()
+            offsets, column, value = x.crow_indices().long(), x.col_indices().long(), full(x.values())
             row = torch.repeat_interleave(torch.arange(n_rows, device=x.device), offsets.diff())
         else:
             row, column = x.nonzero(as_tuple=True)
-            value = x[row, column]
+            value = full(x[row, column])
             offsets = pad(torch.bincount(row, minlength=n_rows).cumsum(0), (1, 0))
         return cls(row, column, row * n_columns + column, value, offsets)
 
@@ -52,9 +56,11 @@ class _Counts(NamedTuple):
 
     def row_sums(self, entries: torch.Tensor) -> torch.Tensor:
         """Sum of a value for every entry over each row, `n`."""
+        # one after the other: the errors of equal terms would add up
+        wide = entries if entries.device.type == "mps" else entries.double()
         if entries.device.type == "cpu":  # five times as fast; not all devices have it
-            return torch.segment_reduce(entries, "sum", offsets=self.offsets)
-        return entries.new_zeros(len(self.offsets) - 1).index_add(0, self.row, entries)
+            return torch.segment_reduce(wide, "sum", offsets=self.offsets).to(entries.dtype)
+        return wide.new_zeros(len(self.offsets) - 1).index_add(0, self.row, wide).to(entries.dtype)
 
 
 class _NegativeBinomial(torch.autograd.Function):
@@ -86,6 +92,7 @@ class _NegativeBinomial(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @backward_without_autocast
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         theta, ratio, log_total, at_mu, slope, *counts = ctx.saved_tensors
         x = _Counts(*counts)
@@ -114,18 +121,89 @@ def _log_rising_factorial(x: _Counts, theta: torch.Tensor) -> tuple[torch.Tensor
     """
     at_theta = x.entries(theta)
     if theta.dim() > 1:
-        shifted = x.value + at_theta
-        value = torch.lgamma(shifted) - torch.lgamma(at_theta)
-        return value, torch.digamma(shifted) - torch.digamma(at_theta)
+        return _log_gamma_difference(x.value, at_theta)
     terms = theta + torch.arange(_TABLE, dtype=theta.dtype, device=theta.device)[:, None]
     place = (x.value.long() - 1).clamp(0, _TABLE - 1) * theta.shape[0] + x.column
     value = torch.log(terms).cumsum(dim=0).flatten().index_select(0, place)
     slope = terms.reciprocal().cumsum(dim=0).flatten().index_select(0, place)
     large = _not_in_table(x.value)
-    shifted, at_theta = x.value[large] + at_theta[large], at_theta[large]
-    value[large] = torch.lgamma(shifted) - torch.lgamma(at_theta)
-    slope[large] = torch.digamma(shifted) - torch.digamma(at_theta)
+    value[large], slope[large] = _log_gamma_difference(x.value[large], at_theta[large])
     return value, slope
+
+
+def _log_gamma_difference(x: torch.Tensor, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    r""":math:`\log\Gamma(x + \theta) - \log\Gamma(\theta)` and its derivative by :math:`\theta`.
+
+    Where :math:`\theta` is large, as the difference of Stirling's series, whose leading terms cancel on paper.
+    """
+    value, slope = torch.empty_like(theta), torch.empty_like(theta)
+    is_large = theta >= _STIRLING
+    small, large = torch.nonzero(~is_large).squeeze(1), torch.nonzero(is_large).squeeze(1)
+    a = theta.index_select(0, small)
+    b = a + x.index_select(0, small)
+    value.index_copy_(0, small, torch.lgamma(b) - torch.lgamma(a))
+    slope.index_copy_(0, small, torch.digamma(b) - torch.digamma(a))
+    a, count = theta.index_select(0, large), x.index_select(0, large)
+    b = a + count
+    log_ratio = torch.log1p(count / a)
+    u, v = a.square().reciprocal(), b.square().reciprocal()
+    rest = _stirling(v) / b - _stirling(u) / a
+    value.index_copy_(0, large, (a - 0.5) * log_ratio + count * (torch.log(b) - 1.0) + rest)
+    slope.index_copy_(0, large, log_ratio + 0.5 * count / (a * b) + _digamma_rest(u) - _digamma_rest(v))
+    return value, slope
+
+
+def _stirling(v: torch.Tensor) -> torch.Tensor:
+    """Stirling's series at `a = v^(-1/2)`, times `a`: what its leading terms leave of the logarithm of Gamma."""
+    return 1.0 / 12.0 - v * (1.0 / 360.0 - v * (1.0 / 1260.0 - v / 1680.0))
+
+
+def _digamma_rest(v: torch.Tensor) -> torch.Tensor:
+    """`log a - 1 / (2 a) - digamma(a)` at `a = v^(-1/2)`."""
+    return v * (1.0 / 12.0 - v * (1.0 / 120.0 - v * (1.0 / 252.0 - v / 240.0)))
+
+
+class _LogRisingFactorial(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, theta: torch.Tensor, *counts: torch.Tensor) -> torch.Tensor:
+        x = _Counts(*counts)
+        value, slope = _log_rising_factorial(x, theta)
+        ctx.save_for_backward(slope, x.column if theta.dim() == 1 else x.place)
+        ctx.shape = theta.shape
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        slope, place = ctx.saved_tensors
+        grad_theta = slope.new_zeros(ctx.shape)
+        grad_theta.view(-1).index_add_(0, place, slope * grad_output)
+        return grad_theta, *(None for _ in _Counts._fields)
+
+
+class _Zeros(torch.autograd.Function):
+    r"""Sum of :math:`\log(\pi + (1 - \pi) p_0)` over the zeros of each row, from the logits of :math:`\pi`.
+
+    As a difference of two softplus, which this is, it would lose its digits with a large logit of either sign.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_zero: torch.Tensor, logits: torch.Tensor, not_zero: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(log_zero, logits, not_zero)
+        positive = torch.relu(logits)
+        value = torch.logaddexp(logits - positive, log_zero - positive).sub_(softplus(-logits.abs()))
+        value.view(-1).index_fill_(0, not_zero, 0.0)
+        return value.sum(dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        log_zero, logits, not_zero = ctx.saved_tensors
+        not_extra = torch.sigmoid(log_zero - logits)
+        grads = not_extra, torch.sigmoid(-logits).sub_(not_extra)
+        for grad in grads:
+            grad.mul_(grad_output[:, None]).view(-1).index_fill_(0, not_zero, 0.0)
+        return *grads, None
 
 
 def _log_factorial(count: torch.Tensor) -> torch.Tensor:
@@ -156,7 +234,8 @@ def log_nb(x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor) -> torch.Tens
     -------
     `n` log-likelihoods.
     """
-    return cast("torch.Tensor", _NegativeBinomial.apply(mu, theta, *_Counts.of(x)))
+    with no_autocast(mu):
+        return cast("torch.Tensor", _NegativeBinomial.apply(full(mu), full(theta), *_Counts.of(x)))
 
 
 def log_zinb(x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor, zi_logits: torch.Tensor) -> torch.Tensor:
@@ -164,34 +243,33 @@ def log_zinb(x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor, zi_logits: 
 
     Parameters and return value otherwise as in :func:`log_nb`.
     """
-    log_theta = torch.log(theta + _EPS)
-    log_total = torch.log(theta + mu + _EPS)
-    log_nb_zero = theta * (log_theta - log_total)
-    # log(pi + (1 - pi) NB(0)) at zeros, log(1 - pi) + log NB(x) elsewhere
-    at_zero = softplus(log_nb_zero - zi_logits) - softplus(-zi_logits)
-    counts = _Counts.of(x)
-    count, entry_theta = counts.value, counts.entries(theta)
-    entry = (
-        -softplus(counts.entries(zi_logits))
-        + counts.entries(log_nb_zero)
-        + count * (torch.log(counts.entries(mu) + _EPS) - counts.entries(log_total))
-        + torch.lgamma(count + entry_theta)
-        - torch.lgamma(entry_theta)
-        - torch.lgamma(count + 1.0)
-    )
-    return at_zero.flatten().index_fill(0, counts.place, 0.0).view_as(mu).sum(dim=-1) + counts.row_sums(entry)
+    with no_autocast(mu):
+        mu, theta, zi_logits = full(mu), full(theta), full(zi_logits)
+        log_nb_zero = -theta * torch.log1p(mu / (theta + _EPS))
+        counts = _Counts.of(x)
+        at_mu = counts.entries(mu)
+        entry = (
+            counts.entries(log_nb_zero)
+            - softplus(counts.entries(zi_logits))
+            + counts.value * (torch.log(at_mu + _EPS) - torch.log(counts.entries(theta) + at_mu + _EPS))
+            + cast("torch.Tensor", _LogRisingFactorial.apply(theta, *counts))
+            - _log_factorial(counts.value)
+        )
+        return cast("torch.Tensor", _Zeros.apply(log_nb_zero, zi_logits, counts.place)) + counts.row_sums(entry)
 
 
 def log_poisson(x: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
     """Poisson with mean `mu`; shapes as in :func:`log_nb`."""
-    counts = _Counts.of(x)
-    entry = counts.value * torch.log(counts.entries(mu) + _EPS) - torch.lgamma(counts.value + 1.0)
-    return counts.row_sums(entry) - mu.sum(dim=-1)
+    with no_autocast(mu):
+        mu, counts = full(mu), _Counts.of(x)
+        entry = counts.value * torch.log(counts.entries(mu) + _EPS) - _log_factorial(counts.value)
+        return counts.row_sums(entry) - mu.sum(dim=-1)
 
 
 def log_normal(x: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
     """Normal with mean `mu` and unit variance, constant included; `x` is dense, shapes as in :func:`log_nb`."""
-    return -0.5 * (x - mu).square().sum(dim=-1) - 0.5 * math.log(2.0 * math.pi) * x.shape[-1]
+    with no_autocast(mu):
+        return -0.5 * (full(x) - full(mu)).square().sum(dim=-1) - 0.5 * math.log(2.0 * math.pi) * x.shape[-1]
 
 
 class Bernoulli(torch.distributions.Bernoulli):
@@ -210,4 +288,5 @@ class Bernoulli(torch.distributions.Bernoulli):
 
 def log_bernoulli(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """Bernoulli with the given logits, or negative cross-entropy where `x` lies between 0 and 1; shapes as above."""
-    return -binary_cross_entropy_with_logits(logits, x, reduction="none").sum(dim=-1)
+    with no_autocast(logits):
+        return -binary_cross_entropy_with_logits(full(logits), full(x), reduction="none").sum(dim=-1)

@@ -8,6 +8,8 @@ import torch
 from scipy import sparse
 from torch.autograd.function import once_differentiable
 
+from ._precision import full, no_autocast
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -72,7 +74,8 @@ class _SumOfSquares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)
-        return torch.linalg.vector_norm(x).square()
+        with no_autocast(x):
+            return torch.linalg.vector_norm(full(x)).square()
 
     @staticmethod
     @once_differentiable
@@ -85,7 +88,8 @@ class _SparseLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)
-        return x @ weight.t().contiguous() + bias
+        with no_autocast(x):  # there is no such product in low precision
+            return x @ weight.t().contiguous() + bias
 
     @staticmethod
     @once_differentiable
@@ -93,7 +97,8 @@ class _SparseLinear(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         grad_weight = None
         if ctx.needs_input_grad[1]:
-            grad_weight = (_transposed(x) @ grad_output.contiguous()).t()
+            with no_autocast(x):
+                grad_weight = (_transposed(x) @ grad_output.contiguous()).t()
         return None, grad_weight, grad_output.sum(dim=0)
 
 
@@ -180,7 +185,7 @@ class _GroupedLinear(torch.autograd.Function):
                     grad_weight += product
                 if own_response is not None:
                     own_response[code if old else code - n_old] = product
-            total = grad.sum(dim=0)
+            total = grad.sum(dim=0, dtype=weight.dtype)
             own_offset = offset if old else new_offset
             if own_offset is not None:
                 own_offset[code if old else code - n_old] = total

@@ -15,6 +15,8 @@ from typing import Any, Literal, cast
 import torch
 from torch.autograd.function import once_differentiable
 
+from ._precision import full, no_autocast
+
 __all__ = ["MIN_CELLS", "MMD_KERNELS", "TRVAE_BANDWIDTHS", "kernel_and_slope", "mmd", "squared_distances"]
 
 MMD_KERNELS = ("trvae", "median")
@@ -140,8 +142,8 @@ def mmd(
     -------
     A scalar tensor; zero, without gradient, where no pair is left.
     """
-    with torch.autocast(device_type=x.device.type, enabled=False):
-        x = x if x.dtype == torch.float64 else x.float()
+    with no_autocast(x):
+        x = full(x)
         present, codes = torch.unique(groups, return_inverse=True)
         first, second = _pairs(present, reference, first_fixed)
         counts = torch.bincount(codes, minlength=len(present))

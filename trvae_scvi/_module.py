@@ -17,6 +17,7 @@ from ._likelihoods import Bernoulli, log_bernoulli, log_nb, log_normal, log_pois
 from ._linear import sum_of_squares
 from ._mmd import mmd
 from ._nn import ConditionLinear, Decoder, Encoder, Table
+from ._precision import no_autocast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -265,7 +266,8 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         encoder_input = torch.log1p(x) if self.models_counts else x
         mean, variance = self.encoder(encoder_input, codes, cont_covs)
         ones = x.new_ones(x.shape[1], 1, layout=torch.strided)
-        total = x @ ones if self.models_counts else torch.ones_like(x[:, :1])  # also of a sparse x
+        with no_autocast(x):
+            total = x @ ones if self.models_counts else torch.ones_like(x[:, :1])  # also of a sparse x
         return self._sampled(mean, variance, total, n_samples)
 
     @auto_move_data
@@ -364,18 +366,23 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         return NegativeBinomial(mu=mu, theta=theta, scale=scale)
 
     def _log_likelihood(self, x: torch.Tensor, generative_outputs: dict[str, Any]) -> torch.Tensor:
+        """Of every cell, `n`, or `n_samples x n` for several samples of `z`, which are so many more cells."""
         px, theta = generative_outputs[MODULE_KEYS.PX_KEY], generative_outputs["theta"]
-        if generative_outputs["first_layer"].dim() == 3:  # several samples of z: ours are for one
-            return px.log_prob(x).sum(dim=-1)
+        shape = generative_outputs["first_layer"].shape[:-1]
+        if len(shape) > 1:
+            x = (x.to_dense() if x.layout == torch.sparse_csr else x).repeat(shape[0], 1)
+            theta = theta if theta is None or theta.dim() == 1 else theta.repeat(shape[0], 1)
         if self.gene_likelihood == "nb":
-            return log_nb(x, px.mu, theta)
-        if self.gene_likelihood == "zinb":
-            return log_zinb(x, px.mu, theta, px.zi_logits)
-        if self.gene_likelihood == "poisson":
-            return log_poisson(x, px.rate)
-        if self.gene_likelihood == "bernoulli":
-            return log_bernoulli(x, px.logits)
-        return log_normal(x, px.loc)
+            value = log_nb(x, px.mu.flatten(0, -2), theta)
+        elif self.gene_likelihood == "zinb":
+            value = log_zinb(x, px.mu.flatten(0, -2), theta, px.zi_logits.flatten(0, -2))
+        elif self.gene_likelihood == "poisson":
+            value = log_poisson(x, px.rate.flatten(0, -2))
+        elif self.gene_likelihood == "bernoulli":
+            value = log_bernoulli(x, px.logits.flatten(0, -2))
+        else:
+            value = log_normal(x, px.loc.flatten(0, -2))
+        return value.view(shape)
 
     def _mmd(
         self,
@@ -383,7 +390,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         inference_outputs: dict[str, Any],
         generative_outputs: dict[str, Any],
         *,
-        in_training: bool,
+        with_kept_cells: bool,
     ) -> torch.Tensor:
         z, y = inference_outputs[MODULE_KEYS.Z_KEY], generative_outputs["first_layer"]
         if self.mmd_on is None or self.mmd_weight == 0.0 or z.dim() == 3:
@@ -392,7 +399,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         conditions = tensors[REGISTRY_KEYS.BATCH_KEY].squeeze(-1).long()
         labels = tensors[REGISTRY_KEYS.LABELS_KEY].squeeze(-1).long() if self.mmd_balance_labels else None
         fixed = None
-        if self.kept_cells and in_training:  # random: not in answers
+        if self.kept_cells and with_kept_cells:
             fixed = self.n_batch
             cells = self._draw_kept_cells()
             x = torch.cat([x, cells["y" if self.mmd_on == "y" else "z"]])
@@ -418,12 +425,15 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         cells["y"] = self.decoder.first_layer(cells["z"], categories, cells.get("cont_covs"))
         return cells
 
-    def _response_prior(self) -> torch.Tensor:
-        """Negative log density of the responses under their normal prior, up to a constant."""
+    def _response_prior(self, n_obs: int | None) -> torch.Tensor:
+        """Each training cell's share of the responses' negative log density under their prior, up to a constant."""
+        if n_obs is None:
+            msg = "Expected `n_obs`, the number of training cells, with whole_objective=True; found None."
+            raise ValueError(msg)
         zero = self.decoder.first.linear.bias.new_zeros(())
         squares = sum((sum_of_squares(response) for response in self.decoder.responses()), zero)
         # two conditions then differ by a normal with standard deviation `response_scale`
-        return squares / self.response_scale**2
+        return squares / self.response_scale**2 / n_obs
 
     def loss(
         self,
@@ -432,6 +442,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         generative_outputs: dict[str, Any],
         kl_weight: torch.Tensor | float = 1.0,
         n_obs: int | None = None,
+        whole_objective: bool = False,
     ) -> LossOutput:
         """The objective, and its terms per cell.
 
@@ -439,16 +450,19 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         ----------
         n_obs
             Number of training cells, over which the prior of the responses is spread; the training plan passes it.
-            ``None`` leaves the prior out.
+        whole_objective
+            Whether to give what training minimises, with the prior of the responses and, for a query, the match with
+            kept reference cells. The training plan asks for it, for training and validation cells. An answer about
+            cells has neither: the prior is no matter of theirs, and which cells are drawn is random.
         kl_weight
             Weight of the KL divergence in the loss. The training plan passes the value its warm-up has
             reached, which ends at the module's `kl_weight`.
         """
         reconstruction = -self._log_likelihood(tensors[REGISTRY_KEYS.X_KEY], generative_outputs)
         kl = kl_divergence(inference_outputs[MODULE_KEYS.QZ_KEY], Normal(0.0, 1.0)).sum(dim=-1)
-        discrepancy = self._mmd(tensors, inference_outputs, generative_outputs, in_training=n_obs is not None)
+        discrepancy = self._mmd(tensors, inference_outputs, generative_outputs, with_kept_cells=whole_objective)
         cells = self.reconstruction_weight * reconstruction + kl_weight * kl
-        prior = discrepancy.new_zeros(()) if n_obs is None else self._response_prior() / n_obs
+        prior = self._response_prior(n_obs) if whole_objective else discrepancy.new_zeros(())
         extra_metrics = {"mmd": discrepancy, "response_prior": prior}
         if self.extra_payload_autotune:
             extra_metrics |= {

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ._linear import grouped_linear, sparse_linear
+from ._precision import full
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -226,7 +227,8 @@ class Encoder(nn.Module):
         """Return mean and variance, both `n x n_latent`."""
         x = x if self.trunk is None else self.trunk(x)
         hidden = self.hidden(self.dropout(self.first_tail(self.first(x, codes, continuous))))
-        return self.mean(hidden), torch.exp(self.log_variance(hidden)) + _VARIANCE_FLOOR
+        # what is made of them, and of the decoder's outputs, is no work for low precision
+        return full(self.mean(hidden)), torch.exp(full(self.log_variance(hidden))) + _VARIANCE_FLOOR
 
 
 class Decoder(nn.Module):
@@ -312,4 +314,5 @@ class Decoder(nn.Module):
         own = () if self.condition_layer == "first" else (codes[0],)
         logits = self.zero_inflation(hidden, *own) if self.zero_inflation is not None else None
         output = self.output(hidden, *own)
-        return y, output if self.head is None else self.head(output), logits
+        output = full(output if self.head is None else self.head(output))
+        return y, output, None if logits is None else full(logits)

@@ -71,6 +71,8 @@ class TRVAETrainingPlan(TrainingPlan):
             max_kl_weight=module.kl_weight if max_kl_weight is None else max_kl_weight,
             **kwargs,
         )
+        # upstream's steps pass these on, too, in training and in validation
+        self.loss_kwargs["whole_objective"] = True
         self._train_means, self._validation_means = _Means(), _Means()
 
     def on_train_batch_start(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
