@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import make_trained
+from helpers import FAST, make_trained
 
 import trvae_scvi as tv
 
@@ -177,6 +177,33 @@ def test_cells_that_can_be_predicted_get_every_answer(model, cells, good):
     pd.testing.assert_frame_equal(given.obs, before.obs)
     assert list(given.uns) == list(before.uns)
     assert set(given.obsm) - set(before.obsm) == {"da_log_probs"}  # where scvi-tools' documentation puts it
+
+
+@pytest.mark.parametrize(
+    ("column", "argument"),
+    [
+        ("condition", "condition_key"),
+        ("cell_type", "labels_key"),
+        ("donor", "categorical"),
+        ("age", "continuous"),
+        ("size", "size_factor_key"),
+    ],
+)
+def test_columns_that_change_after_the_set_up_are_not_trained_on(adata, column, argument):
+    """The codes that scvi-tools keeps are those of the set-up."""
+    tv.TRVAE.setup_anndata(
+        adata,
+        labels_key="cell_type",
+        size_factor_key="size",
+        categorical_covariate_keys=["donor"],
+        continuous_covariate_keys=["age"],
+    )
+    model = tv.TRVAE(adata, n_hidden=8)
+    adata.obs[column] = adata.obs[column].to_numpy()[::-1]
+    with pytest.raises(ValueError, match=f"{argument}.*changed since `setup_anndata`"):
+        model.train(**FAST)
+    adata.obs[column] = adata.obs[column].to_numpy()[::-1]
+    model.train(**FAST)
 
 
 def test_columns_that_are_gone_from_the_models_own_data(small):

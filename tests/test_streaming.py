@@ -16,7 +16,7 @@ from scvi import REGISTRY_KEYS
 from scvi.dataloaders import AnnDataLoader
 
 import trvae_scvi as tv
-from trvae_scvi import _minibatches, _store, _validation
+from trvae_scvi import _minibatches, _store, _values
 
 SETUP = {
     "labels_key": "cell_type",
@@ -253,7 +253,7 @@ def test_a_view_of_some_genes_is_read_a_minibatch_at_a_time(small, on_disk, read
 
 
 def test_no_more_than_a_piece_is_read_at_a_time(trained, on_disk, reads, monkeypatch, tmp_path):
-    monkeypatch.setattr(_validation, "_ROWS", 30)
+    monkeypatch.setattr(_values, "_ROWS", 30)
     trained.predict_perturbation(on_disk, target="all", source="control", batch_size=20, out=tmp_path / "out.h5ad")
     n = 200
     # one pass over the cells for the checks, then one for every target

@@ -24,6 +24,14 @@ __all__ = ["InheritedMixin"]
 
 _CHECKED = "_trvae_checked"  # in `uns` of the copies that the gate made
 _LABELS = "_trvae_labels"
+# What is registered of `obs`, and the argument that names it.
+_COLUMNS = {
+    REGISTRY_KEYS.BATCH_KEY: "condition_key",
+    REGISTRY_KEYS.LABELS_KEY: "labels_key",
+    REGISTRY_KEYS.SIZE_FACTOR_KEY: "size_factor_key",
+    REGISTRY_KEYS.CAT_COVS_KEY: "categorical_covariate_keys",
+    REGISTRY_KEYS.CONT_COVS_KEY: "continuous_covariate_keys",
+}
 _KEPT = 4  # such copies that a model remembers; a method needs two at a time
 
 
@@ -72,6 +80,22 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         self._register_manager_for_instance(manager)
         return own
 
+    def _check_columns_unchanged(self) -> None:
+        """Raise if what is trained on is no longer what the registered columns of the model's own data say."""
+        adata, own = self._resolve(None), self.adata_manager
+        again = self._manager(self._chosen(adata, np.arange(adata.n_obs)), keep_labels=True)
+        arguments = self.registry_["setup_args"]
+        for key, argument in _COLUMNS.items():
+            if key not in own.data_registry:
+                continue
+            registered, found = (np.asarray(manager.get_from_registry(key)) for manager in (own, again))
+            if not np.array_equal(registered.ravel(), found.ravel()):
+                msg = (
+                    f"The column of `{argument}={arguments[argument]!r}` changed since `setup_anndata`, which training "
+                    "would not notice. Call `setup_anndata` again and make the model anew."
+                )
+                raise ValueError(msg)
+
     def _forget_copies(self) -> None:
         """Let go of copies that earlier calls made, which scvi-tools would keep as long as the process runs."""
         managers = self._per_instance_manager_store.get(self.id, {})
@@ -91,7 +115,7 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         rows = None if indices is None else positions_of(indices, adata.obs_names)
         return super()._make_data_loader(adata, indices=rows, batch_size=batch_size, **kwargs)
 
-    def get_state_registry(self, registry_key: str) -> StateRegistry:
+    def get_state_registry(self, registry_key: str) -> Any:
         """What was registered under one of :data:`scvi.REGISTRY_KEYS`.
 
         Examples

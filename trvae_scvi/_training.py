@@ -60,6 +60,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         is_trained_: bool
         nonnegative_: bool
         _check_expression: Callable[[str, str], bool]
+        _check_columns_unchanged: Callable[[], None]
         surgery_: dict[str, bool] | None
         _prepare_datamodule: Callable[..., tuple[int, int]]
         reference_summary_: dict[str, np.ndarray] | None
@@ -295,6 +296,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             # another set-up of the same AnnData may have written other codes into it, another step other values
             with adopting():
                 self._validate_anndata(self.adata)
+            self._check_columns_unchanged()
             nonnegative = self._check_expression(self.module.gene_likelihood, " (changed since the model was made)")
             if self.surgery_ is None:
                 self.nonnegative_ = nonnegative
