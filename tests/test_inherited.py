@@ -181,13 +181,7 @@ def test_cells_that_can_be_predicted_get_every_answer(model, cells, good):
 
 @pytest.mark.parametrize(
     ("column", "argument"),
-    [
-        ("condition", "condition_key"),
-        ("cell_type", "labels_key"),
-        ("donor", "categorical"),
-        ("age", "continuous"),
-        ("size", "size_factor_key"),
-    ],
+    [("condition", "condition_key"), ("cell_type", "labels_key"), ("donor", "categorical"), ("age", "continuous")],
 )
 def test_columns_that_change_after_the_set_up_are_not_trained_on(adata, column, argument):
     """The codes that scvi-tools keeps are those of the set-up."""

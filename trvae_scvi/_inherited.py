@@ -24,11 +24,10 @@ __all__ = ["InheritedMixin"]
 
 _CHECKED = "_trvae_checked"  # in `uns` of the copies that the gate made
 _LABELS = "_trvae_labels"
-# What is registered of `obs`, and the argument that names it.
+# What a set-up copies of `obs`, and the argument that names it.
 _COLUMNS = {
     REGISTRY_KEYS.BATCH_KEY: "condition_key",
     REGISTRY_KEYS.LABELS_KEY: "labels_key",
-    REGISTRY_KEYS.SIZE_FACTOR_KEY: "size_factor_key",
     REGISTRY_KEYS.CAT_COVS_KEY: "categorical_covariate_keys",
     REGISTRY_KEYS.CONT_COVS_KEY: "continuous_covariate_keys",
 }
