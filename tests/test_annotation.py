@@ -114,12 +114,32 @@ def test_an_order_without_a_place_for_the_target_is_none(doses):
 
 
 @pytest.mark.parametrize("dtype", ["int64", "int8", "bool", "float64", "Int64"])
-def test_conditions_that_are_numbers_keep_their_type(adata, dtype):
-    adata.obs["condition"] = (adata.obs["condition"] == "stimulated").astype(int).astype(dtype)
+@pytest.mark.parametrize("is_category", [False, True])
+def test_conditions_that_are_numbers_keep_their_type(adata, dtype, is_category, tmp_path):
+    condition = (adata.obs["condition"] == "stimulated").astype(int).astype(dtype)
+    adata.obs["condition"] = condition.astype("category") if is_category else condition
     model = make_trained(adata)
     prediction = model.predict_perturbation(adata, target=list(adata.obs["condition"].unique()))
+    if dtype != "Int64":  # whose categories anndata does not write, of the cells neither
+        back = written(prediction, tmp_path / "p.h5ad")
+        assert back.obs["condition"].tolist() == prediction.obs["condition"].tolist()
     assert prediction.obs["condition"].dtype == adata.obs["condition"].dtype
     assert ad.concat([adata, prediction]).obs["condition"].dtype == adata.obs["condition"].dtype
+
+
+def test_a_number_that_a_narrow_column_cannot_hold(adata):
+    """A view of few cells may have been stored in the smallest type that holds them."""
+    adata.obs["condition"] = np.where(adata.obs["condition"] == "stimulated", 300, 0)
+    model = make_trained(adata)
+    cells = adata[adata.obs["condition"] == 0].copy()
+    cells.obs["condition"] = cells.obs["condition"].astype("int8")
+    assert set(model.predict_perturbation(cells, target=300).obs["condition"]) == {300}
+
+
+def test_notes_of_the_caller_are_no_prediction(adata, trained):
+    adata.obs["condition_source"] = "lab A"
+    adata.uns["trvae"] = {"note": "of mine"}
+    assert set(trained.predict_perturbation(adata, **PREDICT).obs["condition_source"]) == {"lab A"}
 
 
 def test_covariates_that_are_asked_for_keep_their_type(adata):
@@ -130,6 +150,9 @@ def test_covariates_that_are_asked_for_keep_their_type(adata):
     for column in ("donor", "age", "cell_type", "lab"):
         assert prediction.obs[column].dtype == adata.obs[column].dtype
     assert set(prediction.obs["donor"]) == {"b"}
+    without = adata[adata.obs["donor"] != "b"]  # has lost the category
+    prediction = model.predict_perturbation(without, **PREDICT, covariates={"donor": "b"})
+    assert prediction.obs["donor"].dtype == adata.obs["donor"].dtype
 
 
 # --- provenance ----------------------------------------------------------------------------------
@@ -159,6 +182,20 @@ def test_provenance_is_written_and_read(adata, tmp_path):
         written(model.predict_perturbation(adata, **PREDICT), tmp_path / "q.h5ad"),
         model.predict_perturbation(adata, **PREDICT),
     )
+
+
+def test_measured_is_what_was_trained_on(adata):
+    """Other cells can be given to a model before it is trained, and after."""
+    tv.TRVAE.setup_anndata(adata, labels_key="cell_type")
+    model = tv.TRVAE(adata, n_hidden=8)
+    hidden = (adata.obs["cell_type"] == "type_1") & (adata.obs["condition"] == "stimulated")
+    model.adata = adata[~hidden.to_numpy()].copy()
+    model.train(**FAST)
+    cells = adata[(adata.obs["cell_type"] == "type_1").to_numpy()].copy()
+    assert measured(model.predict_perturbation(cells, **PREDICT)) == {"stimulated": "no"}
+    model.adata = adata.copy()
+    model.train(**FAST)
+    assert measured(model.predict_perturbation(cells, **PREDICT)) == {"stimulated": "yes"}
 
 
 def test_the_fingerprint_is_that_of_the_weights(adata, trained, tmp_path):

@@ -92,11 +92,24 @@ def test_conditions_and_labels_with_few_cells(adata):
     label.iloc[20] = "single"
     adata.obs["condition"], adata.obs["cell_type"] = condition, label
     tv.TRVAE.setup_anndata(adata, labels_key="cell_type")
-    texts = said(lambda: tv.TRVAE(adata))
+
+    def of_training(**options):
+        model = tv.TRVAE(adata, n_hidden=8, **options)
+        return [text for text in said(lambda: model.train(**FAST)) if "fewer" in text and "MMD" in text]
+
+    texts = of_training()
     assert any("Conditions with fewer cells than the MMD can match, 9: {'rare': 8}" in text for text in texts)
     assert any("'single, " in text for text in texts)
-    assert said(lambda: tv.TRVAE(adata, mmd_on=None)) == []
-    assert not any("single" in text for text in said(lambda: tv.TRVAE(adata, mmd_balance_labels=False)))
+    assert of_training(mmd_on=None) == []
+    assert not any("single" in text for text in of_training(mmd_balance_labels=False))
+
+
+def test_few_cells_are_no_fault_where_nothing_is_trained_or_matched(adata, trained, tmp_path):
+    trained.save(tmp_path / "m")
+    few = adata[[0, 1, 2, -3, -2, -1]].copy()
+    assert not any("MMD" in text for text in said(lambda: tv.TRVAE.load(tmp_path / "m", few)))
+    few.obs["condition"] = "drug"
+    assert not any("MMD" in text for text in said(lambda: tv.TRVAE.load_query_data(few, trained)))
 
 
 def test_a_hidden_group_is_no_fault(adata):

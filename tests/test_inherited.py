@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -320,3 +323,132 @@ def test_a_covariate_category_without_a_cell(adata):
         tv.TRVAE.setup_anndata(adata, categorical_covariate_keys=["donor"])
     adata.obs["donor"] = adata.obs["donor"].cat.remove_unused_categories()
     tv.TRVAE.setup_anndata(adata, categorical_covariate_keys=["donor"])
+
+
+@pytest.mark.parametrize("weights", ["uniform", "importance"])
+def test_importance_weights(trained, weights):
+    expression = trained.get_normalized_expression(n_samples_overall=50, weights=weights, return_numpy=True)
+    assert expression.shape[1] == 60
+    assert np.isfinite(expression).all()
+
+
+def test_the_aggregated_posterior_has_the_standard_deviations_of_the_cells(trained):
+    mean, variance = trained.get_latent_representation(return_dist=True)
+    found = trained.get_aggregated_posterior(dof=None).component_distribution.base_dist
+    np.testing.assert_allclose(found.scale, np.sqrt(variance), rtol=1e-6)
+    np.testing.assert_allclose(found.loc, mean, rtol=1e-6)
+
+
+def test_differential_abundance_of_numbers_can_be_written(trained, small, tmp_path):
+    cells = small.adata.copy()
+    cells.obs["sample"] = np.arange(cells.n_obs) % 3
+    trained.differential_abundance(cells, sample_key="sample")
+    assert list(cells.obsm["da_log_probs"].columns) == ["0", "1", "2"]
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"groupby": "nope"}, KeyError, "groupby='nope'` not found"),
+        ({}, KeyError, "groupby=None` not found"),
+        ({"groupby": "cell_type", "group1": "zzz"}, ValueError, r"'type_1'.*found \['zzz'\]"),
+        ({"groupby": "cell_type", "group1": "type_1", "group2": "zzz"}, ValueError, r"found \['zzz'\]"),
+        ({"groupby": "empty"}, ValueError, "found none"),
+        ({"groupby": "number", "group1": "1"}, ValueError, r"\[0, 1, 2\], found \['1'\]"),
+    ],
+)
+def test_groups_that_are_not_there(trained, small, arguments, error, match):
+    cells = small.adata.copy()
+    cells.obs["empty"], cells.obs["number"] = np.nan, np.arange(cells.n_obs) % 3
+    with pytest.raises(error, match=match):
+        trained.differential_expression(cells, silent=True, **arguments)
+
+
+def test_cells_without_a_group_are_spoken_of(trained, small):
+    cells = small.adata.copy()
+    cells.obs["cell_type"] = cells.obs["cell_type"].astype(object)
+    cells.obs.loc[cells.obs_names[:7], "cell_type"] = None
+    with pytest.warns(UserWarning, match="7 cells have no value"):
+        trained.differential_expression(cells, groupby="cell_type", group1="type_1", silent=True)
+
+
+def test_differential_expression_of_data_on_disk(trained, small, tmp_path):
+    small.adata.write_h5ad(tmp_path / "cells.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    with pytest.raises(ValueError, match="all_stats=False"):
+        trained.differential_expression(backed, groupby="cell_type", group1="type_1", silent=True)
+    table = trained.differential_expression(backed, groupby="cell_type", group1="type_1", silent=True, all_stats=False)
+    assert len(table) == 60
+
+
+@pytest.mark.parametrize("genes", [["gene_1", "nope"], "gene_1"])
+def test_genes_that_are_not_there(trained, genes):
+    for answer in (trained.get_normalized_expression, trained.posterior_predictive_sample):
+        with pytest.raises(ValueError, match="`gene_list` to be a list of genes of the model"):
+            answer(gene_list=genes)
+
+
+def test_no_indices(trained):
+    for answer in (trained.get_latent_representation, trained.get_elbo):
+        with pytest.raises(ValueError, match="`indices` is empty"):
+            answer(indices=[])
+
+
+def test_labels_that_a_model_was_not_made_with_are_no_data_of_its_own(trained, small, tmp_path):
+    """Refused before anything is written into the cells; its methods take them all the same."""
+    trained.save(tmp_path / "m")
+    cells = small.adata[:100].copy()
+    cells.obs["cell_type"] = "new"
+    before = cells.copy()
+
+    def replace(adata):
+        trained.adata = adata
+
+    for action in (lambda a: tv.TRVAE.load(tmp_path / "m", a), replace):
+        with pytest.raises(ValueError, match=r"labels that the model was not made with: \['new'\]"):
+            action(cells)
+        assert list(cells.obs) == list(before.obs)
+    assert trained.get_latent_representation(cells).shape == (100, 5)
+
+
+@pytest.mark.parametrize(("column", "argument"), [("condition", "condition_key"), ("cell_type", "labels_key")])
+def test_two_columns_of_one_name(adata, column, argument):
+    adata.obs = pd.concat([adata.obs, adata.obs[[column]]], axis=1)
+    with pytest.raises(ValueError, match=f"has 2 columns '{column}'"):
+        tv.TRVAE.setup_anndata(adata, labels_key="cell_type")
+
+
+def test_labels_of_several_types(adata):
+    adata.obs["cell_type"] = np.resize(np.array([1, "a"], dtype=object), adata.n_obs)
+    with pytest.raises(ValueError, match=r"mixes \['int', 'str'\]"):
+        tv.TRVAE.setup_anndata(adata, labels_key="cell_type")
+
+
+def test_cells_that_go_between_set_up_and_training(adata):
+    tv.TRVAE.setup_anndata(adata)
+    model = tv.TRVAE(adata, n_hidden=8)
+    adata._inplace_subset_obs(np.arange(100))
+    with pytest.raises(ValueError, match="had 400 cells when it was set up and has 100 now"):
+        model.train(**FAST)
+
+
+def test_columns_of_the_set_up_that_go(adata):
+    tv.TRVAE.setup_anndata(adata)
+    model = tv.TRVAE(adata, n_hidden=8)
+    adata.obs = adata.obs.drop(columns="_scvi_batch")
+    with pytest.raises(ValueError, match=r"\['_scvi_batch'\] that `setup_anndata` wrote"):
+        model.train(**FAST)
+
+
+def test_threads_do_not_forget_each_others_cells(trained, small):
+    """Each asks for its cells before any reads them."""
+    barrier = threading.Barrier(6)
+
+    def ask(_):
+        own = trained._validate_anndata(small.adata.copy())
+        barrier.wait()
+        return trained.get_latent_representation(own).shape
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(ask, range(6))) == [(400, 5)] * 6

@@ -175,7 +175,9 @@ def test_models_with_tables_as_their_history_still_open(trained, tmp_path):
     saved["attr_dict"]["history_"] = trained.history
     del saved["attr_dict"]["measured_"]
     torch.save(saved, tmp_path / "m" / "model.pt")
-    loaded = tv.TRVAE.load(tmp_path / "m", False)
+    control = trained.adata[trained.adata.obs["condition"] == "control"].copy()
+    loaded = tv.TRVAE.load(tmp_path / "m", control)
+    assert loaded.measured_ is None  # these cells are not those it was trained on
     pd.testing.assert_frame_equal(loaded.history["train_loss"], trained.history["train_loss"])
 
 
@@ -210,6 +212,23 @@ def test_a_save_that_fails_leaves_nothing_half_written(trained, tmp_path, monkey
     assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert folder.exists() is overwrite
     assert isinstance(trained.history["train_loss"], pd.DataFrame)
+
+
+def test_cells_of_another_model_do_not_stay_beside_one_that_is_saved_over_it(trained, small, tmp_path):
+    trained.save(tmp_path / "m", save_anndata=True)
+    make_trained(small.adata[::2].copy()).save(tmp_path / "m", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["model.pt", "versions.json"]
+
+
+def test_odd_places(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trained.save(".", overwrite=True)
+    assert (tmp_path / "model.pt").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="'file' is a file"):
+        trained.save("file", overwrite=True)
+    with pytest.raises(ValueError, match="`prefix` to begin the names of files"):
+        trained.save("m", prefix="sub/x_")
 
 
 def test_saving_over_and_beside(trained, small, tmp_path):

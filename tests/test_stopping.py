@@ -118,7 +118,7 @@ def test_before_the_first_epoch_there_is_nothing_to_keep(adata, caplog):
     model = tv.TRVAE(adata, n_hidden=8)
     with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
         model.train(callbacks=[Stop(0, "on_train_batch_end")], **FAST)
-    assert "nothing was kept" in caplog.text
+    assert "The model is as it was before" in caplog.text
     assert not model.is_trained
     model.train(**FAST)
     assert model.is_trained
@@ -144,3 +144,74 @@ def test_threads_do_not_draw_from_each_other(small, one_thread):
     with ThreadPoolExecutor(2) as pool:
         for together in pool.map(latent, range(3)):
             np.testing.assert_array_equal(together, alone)
+
+
+@pytest.fixture
+def once(adata):
+    """A trained model of its own that remembers some cells, and what it answers."""
+    model = make_trained(adata, {"labels_key": "cell_type"}, dropout_rate=0.3)
+    model.store_reference_summary(20)
+    return model, model.get_latent_representation()
+
+
+def unchanged(model, answer):
+    """The model answers as before, and not as in training, where dropout is at work."""
+    assert not model.module.training
+    np.testing.assert_array_equal(model.get_latent_representation(), answer)
+    assert model.is_trained
+    assert model.reference_summary_ is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"plan_kwargs": {"nope": 1}}, TypeError),
+        ({"plan_kwargs": {"lr": -1.0}}, ValueError),
+        ({"lr": 1e-3}, TypeError),
+        ({"early_stopping_mode": "lowest"}, ValueError),
+        ({"precision": "64-true"}, ValueError),
+        ({"limit_train_batches": 0}, ValueError),
+        ({"no_such_argument": 1}, TypeError),
+        ({"datasplitter_kwargs": {"nope": 1}}, TypeError),
+        ({"strategy": "no such strategy"}, ValueError),
+    ],
+)
+def test_a_training_that_is_refused_leaves_the_model_as_it_was(once, arguments, error):
+    with pytest.raises(error):
+        once[0].train(**{**FAST, **arguments})
+    unchanged(*once)
+
+
+def test_an_error_in_the_midst_of_training_leaves_the_model_in_evaluation(once):
+    class Fail(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            raise RuntimeError("of the user's own")
+
+    model, _ = once
+    with pytest.raises(RuntimeError, match="of the user's own"):
+        model.train(callbacks=[Fail()], **FAST)
+    assert not model.module.training
+    np.testing.assert_array_equal(model.get_latent_representation(), model.get_latent_representation())
+    assert model.reference_summary_ is None  # whose latent variables were those of other weights
+
+
+def test_a_further_training_that_is_stopped_at_once_leaves_the_model_as_it_was(once, caplog):
+    model, answer = once
+    history = len(model.history["train_loss"])
+    with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
+        model.train(callbacks=[Stop(0, "on_train_batch_end")], **FAST)
+    assert "The model is as it was before" in caplog.text
+    assert len(model.history["train_loss"]) == history
+    np.testing.assert_array_equal(model.get_latent_representation(), answer)
+
+
+def test_what_is_kept_is_said_as_it_is(adata, caplog):
+    """Without early stopping, and during the warm-up, no weights are the best so far."""
+    tv.TRVAE.setup_anndata(adata)
+    for arguments in ({"early_stopping": False}, {"plan_kwargs": {"n_epochs_kl_warmup": 8}}):
+        model = tv.TRVAE(adata, n_hidden=8)
+        with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
+            model.train(callbacks=[Stop(2)], **{**FAST, "max_epochs": 9, **arguments})
+        assert "its latest weights" in caplog.text
+        assert "best so far" not in caplog.text
+        caplog.clear()

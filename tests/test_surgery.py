@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from scvi.model.base import ArchesMixin
 
 import trvae_scvi as tv
+from trvae_scvi import _values
 
 COVARIATES = (None, ["donor"], ["donor", "lab"])
 NETWORKS = {
@@ -414,6 +415,24 @@ def test_arguments_of_upstream_are_taken_or_refused_by_name(query, trained):
             tv.TRVAE.load_query_data(query, trained, **{name: value})
     with pytest.raises(TypeError, match=r"unknown arguments \['freeze'\]"):
         tv.TRVAE.load_query_data(query, trained, freeze=True)
+
+
+@pytest.mark.parametrize("name", ["unfrozen", "freeze_expression", "freeze_decoder_first_layer", "match_reference"])
+@pytest.mark.parametrize("value", ["False", None, 1])
+def test_flags_are_true_or_false(query, trained, name, value):
+    with pytest.raises(TypeError, match=f"`{name}` to be True or False"):
+        tv.TRVAE.load_query_data(query, trained, **{name: value})
+
+
+def test_values_of_a_query_are_passed_through_once(query, trained, tmp_path, monkeypatch):
+    passes = []
+    monkeypatch.setattr(_values, "_summary_of", lambda x, own=_values._summary_of: passes.append(x) or own(x))
+    tv.TRVAE.load_query_data(query, trained)
+    assert sum(x is query.X for x in passes) == len(passes) == 1
+    trained.save(tmp_path / "m")
+    passes.clear()
+    tv.TRVAE.load(tmp_path / "m", query[query.obs["condition"] == "control"].copy())
+    assert len(passes) == 1
 
 
 def test_genes_of_a_query_can_be_brought_into_line_in_place(adata, query, trained):

@@ -44,7 +44,7 @@ def predicted_obs(
     own: Mapping[Any, pd.DataFrame],
     condition_key: str,
     source_key: str,
-    conditions: Sequence[Any],
+    categories: Mapping[str, Sequence[Any]],
     covariates: Mapping[str, Any],
 ) -> pd.DataFrame:
     """Columns of predicted cells, target by target.
@@ -55,19 +55,21 @@ def predicted_obs(
         Columns of the cells for every target.
     condition_key, source_key
         Columns that get the target, and the condition the cells were measured under.
-    conditions
-        All conditions that the model knows, in order.
+    categories
+        By column, the conditions and categories of covariates that the model knows, in order.
     covariates
         Values of covariates that were asked for.
     """
-    dtype = _condition_dtype(next(iter(own.values()))[condition_key], conditions, list(own))
+    first = next(iter(own.values()))
+    dtype = _dtype_with(first[condition_key].dtype, categories[condition_key], list(own))
+    dtypes = {name: _dtype_with(first[name].dtype, categories.get(name, ()), [v]) for name, v in covariates.items()}
     parts = []
     for target, cells in own.items():
         part = cells.drop(columns=[condition_key, source_key], errors="ignore")
         part.insert(0, condition_key, _constant(target, cells.index, dtype))
         part.insert(1, source_key, cells[condition_key])
         for column, value in covariates.items():
-            part[column] = _constant(value, cells.index, _with_category(cells[column].dtype, value))
+            part[column] = _constant(value, cells.index, dtypes[column])
         # AnnData writes no table whose index has the name of a column
         name = None if cells.index.name in part.columns else cells.index.name
         part.index = (cells.index.astype(str) + f"-{target}").rename(name)
@@ -78,31 +80,50 @@ def predicted_obs(
         is_ordered = isinstance(values.dtype, pd.CategoricalDtype) and values.cat.ordered
         is_text = isinstance(values.dtype, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(values)
         if is_text and not is_ordered:  # as many categories as there are; an order is a statement about all
-            table[column] = pd.Categorical(values.astype(object))
+            table[column] = _used_categories(values, first[condition_key].dtype)
     return table
 
 
-def _condition_dtype(column: pd.Series, conditions: Sequence[Any], targets: list[Any]) -> Any:
-    """The dtype of conditions in which the targets have a place, too."""
-    if not isinstance(column.dtype, pd.CategoricalDtype):
-        return column.dtype if pd.api.types.is_numeric_dtype(column) else object
-    if not column.cat.ordered:
-        return object
-    known = list(column.cat.categories)
-    # a view has lost the categories that it has no cell of; the model knows their place
-    if [name for name in conditions if name in set(known)] == known:
-        known = list(conditions)
-    if set(targets) <= set(known):
-        return pd.CategoricalDtype(known, ordered=True)
-    return object
+def _used_categories(values: pd.Series, dtype: Any) -> pd.Categorical:
+    """A column with the categories that it has cells of, of the kind that the caller's categories are."""
+    # pandas 3 leaves numbers and booleans as objects, which no file takes
+    found = pd.Categorical(values.astype(object).infer_objects())
+    kind = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else None
+    if kind is None or not pd.api.types.is_numeric_dtype(kind):
+        return found
+    kind = _holding(kind, list(found.categories))
+    return found if kind is None else found.rename_categories(found.categories.astype(kind))
 
 
-def _with_category(dtype: Any, value: Any) -> Any:
+def _dtype_with(dtype: Any, known: Sequence[Any], values: list[Any]) -> Any:
+    """The dtype of a column in which these values have a place, too; ``None`` for what pandas makes of them.
+
+    Parameters
+    ----------
+    dtype
+        That of the caller's column.
+    known
+        The categories that the model knows, in order; a view has lost those that it has no cell of.
+    values
+        What is to be held.
+    """
     if not isinstance(dtype, pd.CategoricalDtype):
-        return dtype if isinstance(value, str) or pd.api.types.is_float_dtype(dtype) else None
-    if value in dtype.categories:
-        return dtype
-    return pd.CategoricalDtype([*dtype.categories, value])
+        return _holding(dtype, values) if pd.api.types.is_numeric_dtype(dtype) else object
+    names = list(dtype.categories)
+    if [name for name in known if name in set(names)] == names:
+        names = list(known)
+    if set(values) <= set(names):
+        return pd.CategoricalDtype(names, ordered=dtype.ordered)
+    return None if dtype.ordered else pd.CategoricalDtype([*names, *(v for v in values if v not in names)])
+
+
+def _holding(dtype: Any, values: Sequence[Any]) -> Any:
+    """The dtype, if it can hold these numbers; else what pandas makes of them."""
+    try:
+        kept = pd.Series(values).astype(dtype)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return dtype if list(kept) == list(values) else None
 
 
 def _constant(value: Any, index: pd.Index, dtype: Any) -> pd.Series:
@@ -110,7 +131,14 @@ def _constant(value: Any, index: pd.Index, dtype: Any) -> pd.Series:
 
 
 def check_writable(obs: pd.DataFrame) -> None:
-    """Raise a TypeError for columns whose names are no texts, which no file of AnnData takes."""
+    """Raise a TypeError for columns whose names are no texts, a ValueError for names that are twice.
+
+    No file of AnnData takes either.
+    """
+    twice = sorted({str(column) for column in obs.columns[obs.columns.duplicated()]})
+    if twice:
+        msg = f"Expected every column of `adata.obs` once, to be written to `out`, found several of {twice}."
+        raise ValueError(msg)
     foreign = [column for column in obs.columns if not isinstance(column, str)]
     if foreign:
         msg = (

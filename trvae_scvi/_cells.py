@@ -137,7 +137,7 @@ class CellsMixin:
         """Rows of an AnnData; nothing of its expression is read, of a view neither."""
         parent, parent_rows, columns = parent_of(adata)
         expression = Expression(get_values(parent, self._layer), parent_rows[rows], columns)
-        own = [column for column in adata.obs.columns if column not in SETUP_COLUMNS]
+        own = ~adata.obs.columns.isin(SETUP_COLUMNS)
         annotation = AnnData(obs=adata.obs.loc[:, own].iloc[rows].copy(), var=adata.var.copy())
         # no counts at all take no room; the loaders read `expression` in its place
         empty = sparse.csr_matrix(annotation.shape, dtype=np.float32)
@@ -146,7 +146,7 @@ class CellsMixin:
         else:
             annotation.layers[self._layer] = empty
         earlier = adata.uns.get("trvae")
-        if isinstance(earlier, Mapping):  # a prediction
+        if isinstance(earlier, Mapping) and {"method", "target"} <= set(earlier):  # a prediction
             annotation.uns["trvae"] = str(earlier.get("source_key", f"{self._condition_key}_source"))
         minify_type = get_minify_type(adata)
         if minify_type is not None:

@@ -151,10 +151,16 @@ class DataModuleMixin(BaseModelClass):
         KeyError
             If a column or layer is not there.
         TypeError
-            If a continuous covariate is no number.
+            If a continuous covariate is no number, or the covariates are no list.
         ValueError
-            If genes differ between files, values are NaN or infinite, a column is incomplete, there is one condition
-            only, a condition has fewer than three cells, or its column is that of the labels or a covariate, too.
+            If genes differ between files, values are NaN, infinite or beyond single precision, a column is incomplete
+            or named twice, there is one condition only, a condition has fewer than three cells, or its column is that
+            of the labels or a covariate, too.
+
+        Warns
+        -----
+        UserWarning
+            Of names and designs, as :meth:`setup_anndata`.
 
         Examples
         --------

@@ -51,13 +51,18 @@ def warn_of_nesting(obs: pd.DataFrame, condition_key: str, keys: Iterable[str]) 
     In a model where both add up, the difference of two conditions is identified only if a chain of categories that were
     measured under several conditions connects them.
     """
+    of_conditions = _codes(obs[condition_key])
     for key in keys:
-        table = pd.crosstab(*(obs[name].astype(str) for name in (key, condition_key)))  # used categories only
-        if len(table) < 2 or _n_parts(table.to_numpy()) == 1:
+        codes, names = _codes(obs[key])
+        pairs = np.unique(
+            codes * np.int64(len(of_conditions[1])) + of_conditions[0]
+        )  # no table of texts for every cell
+        table = np.zeros((len(names), len(of_conditions[1])), dtype=bool)
+        table.flat[pairs] = True
+        if table.any(axis=1).sum() < 2 or _n_parts(table) == 1:
             continue
-        alone = table.index[(table > 0).sum(axis=1) == 1]
-        examples = {str(name): str(table.columns[int(np.argmax(table.loc[name].to_numpy() > 0))]) for name in alone}
-        shown = dict(list(examples.items())[:_SHOWN])
+        alone = np.flatnonzero(table.sum(axis=1) == 1)[:_SHOWN]
+        shown = {str(names[i]): str(of_conditions[1][int(np.argmax(table[i]))]) for i in alone}
         warn(
             f"No category of `adata.obs[{key!r}]` connects some of the conditions in `adata.obs[{condition_key!r}]`, "
             f"e.g. {shown}: what the one does cannot be told from what the other does. Measure categories under "
@@ -65,8 +70,17 @@ def warn_of_nesting(obs: pd.DataFrame, condition_key: str, keys: Iterable[str]) 
         )
 
 
+def _codes(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of a column's values, and what they stand for."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.codes.to_numpy(), column.cat.categories.to_numpy()
+    codes, values = pd.factorize(column)
+    return codes, np.asarray(values)
+
+
 def _n_parts(table: np.ndarray) -> int:
-    """Number of connected parts of the graph that joins a row and a column where the table is positive."""
+    """Number of connected parts of the graph that joins a row and a column where the table holds."""
+    table = table[table.any(axis=1)][:, table.any(axis=0)]  # used categories only
     rows, columns = np.nonzero(table)
     n = sum(table.shape)
     graph = sparse.coo_matrix((np.ones(len(rows)), (rows, columns + table.shape[0])), shape=(n, n))

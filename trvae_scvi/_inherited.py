@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, VAEMixin
 
 from ._cells import NOT_TRAINED, CellsMixin, positions_of
-from ._compat import StateRegistry, registered_categories
+from ._compat import SETUP_COLUMNS, StateRegistry, registered_categories, registered_var_names
+from ._designs import warn
 from ._registry import adopting, is_adopting
-from ._validation import check_column, check_integer
+from ._validation import check_column, check_integer, plain_list
 from ._values import check_storage, get_values, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
+    import pandas as pd
     from anndata import AnnData
 
 __all__ = ["InheritedMixin"]
 
 _CHECKED = "_trvae_checked"  # in `uns` of the copies that the gate made
+_THREAD = "_trvae_thread"
 _LABELS = "_trvae_labels"
 # What a set-up copies of `obs`, and the argument that names it.
 _COLUMNS = {
@@ -31,7 +38,7 @@ _COLUMNS = {
     REGISTRY_KEYS.CAT_COVS_KEY: "categorical_covariate_keys",
     REGISTRY_KEYS.CONT_COVS_KEY: "continuous_covariate_keys",
 }
-_KEPT = 4  # such copies that a model remembers; a method needs two at a time
+_KEPT = 4  # such copies that a model remembers for a thread; a method needs two at a time
 
 
 class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
@@ -50,6 +57,9 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         if is_adopting():
             adata = self._resolve(adata)
             self._check_cells(adata)
+            if not adata.is_view:  # upstream writes into it as it goes along
+                arguments = self.registry_["setup_args"]
+                self._check_data(adata, self.registry_, self._conditions, **arguments)
             return super()._validate_anndata(adata, copy_if_view=copy_if_view)
         adata = self._resolve(adata)
         if getattr(adata, "uns", {}).get(_CHECKED) == self.id:
@@ -75,6 +85,7 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         else:
             own.layers[self._layer] = get_values(adata, self._layer)
         own.uns[_CHECKED] = self.id
+        own.uns[_THREAD] = threading.get_ident()
         self._forget_copies()
         self._register_manager_for_instance(manager)
         return own
@@ -82,6 +93,17 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
     def _check_columns_unchanged(self) -> None:
         """Raise if what is trained on is no longer what the registered columns of the model's own data say."""
         adata, own = self._resolve(None), self.adata_manager
+        n_before = int(self.summary_stats["n_cells"])
+        if adata.n_obs != n_before:
+            msg = (
+                f"`adata` had {n_before} cells when it was set up and has {adata.n_obs} now. Call `setup_anndata` "
+                "again and make the model anew."
+            )
+            raise ValueError(msg)
+        gone = [column for column in SETUP_COLUMNS if column not in adata.obs]
+        if gone:
+            msg = f"The columns {gone} that `setup_anndata` wrote into `adata.obs` are gone. Call it again."
+            raise ValueError(msg)
         again = self._manager(self._chosen(adata, np.arange(adata.n_obs)), keep_labels=True)
         arguments = self.registry_["setup_args"]
         for key, argument in _COLUMNS.items():
@@ -98,7 +120,8 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
     def _forget_copies(self) -> None:
         """Let go of copies that earlier calls made, which scvi-tools would keep as long as the process runs."""
         managers = self._per_instance_manager_store.get(self.id, {})
-        copies = [key for key, manager in managers.items() if _CHECKED in manager.adata.uns]
+        here = threading.get_ident()
+        copies = [key for key, manager in list(managers.items()) if manager.adata.uns.get(_THREAD) == here]
         for key in copies[: max(0, len(copies) - _KEPT + 1)]:
             del managers[key]
 
@@ -112,6 +135,9 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         if batch_size is not None:
             check_integer("batch_size", batch_size, 1)
         rows = None if indices is None else positions_of(indices, adata.obs_names)
+        if rows is not None and len(rows) == 0:
+            msg = "No cell to answer for: `indices` is empty."
+            raise ValueError(msg)
         return super()._make_data_loader(adata, indices=rows, batch_size=batch_size, **kwargs)
 
     def get_state_registry(self, registry_key: str) -> Any:
@@ -168,6 +194,10 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         if adata is None and self.adata is None and kwargs.get("dataloader") is not None:
             return super().differential_abundance(adata, **kwargs)
         asked = self._resolve(adata)
+        taker = asked if kwargs.get("adata_sub") is None else kwargs["adata_sub"]
+        if getattr(taker, "is_view", False) and taker.isbacked:
+            msg = "The result goes into `obsm`, which a view of data on disk cannot take. Load it: `adata.to_memory()`."
+            raise ValueError(msg)
         kwargs["adata"] = own = self._validate_anndata(asked)
         if kwargs.get("adata_sub") is not None:
             asked = kwargs["adata_sub"]
@@ -175,24 +205,144 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         key: Any = kwargs.get("sample_key")
         check_column(own, "sample_key", key)
         result = super().differential_abundance(**kwargs)
-        asked.obsm["da_log_probs"] = own.obsm["da_log_probs"]
+        table = own.obsm["da_log_probs"]
+        asked.obsm["da_log_probs"] = table.set_axis(table.columns.astype(str), axis=1)  # no file takes other names
         return result
 
+    def differential_expression(self, adata: AnnData | None = None, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Differential expression of measured cells, decoded.
+
+        Arguments and result are those of :meth:`scvi.model.base.RNASeqMixin.differential_expression`.
+
+        Raises
+        ------
+        KeyError
+            If there is no column `groupby`.
+        ValueError
+            If a group has no cell, or statistics of the values are asked for (`all_stats`) that lie on disk.
+
+        Warns
+        -----
+        UserWarning
+            If cells without a value in `groupby` are compared with, among all others.
+
+        Examples
+        --------
+        >>> table = model.differential_expression(groupby="cell_type", group1="type_1", silent=True)
+        >>> table["comparison"].unique().tolist()
+        ['type_1 vs Rest']
+        """
+        given = inspect.signature(super().differential_expression).bind_partial(adata, *args, **kwargs).arguments
+        if given.get("dataloader") is None:
+            own = self._validate_anndata(adata)
+            self._check_groups(own, given)
+            adata = own
+        return super().differential_expression(adata, *args, **kwargs)
+
+    def _check_groups(self, own: AnnData, given: dict[str, Any]) -> None:
+        values = get_values(own, self._layer)
+        if given.get("all_stats", True) and not (isinstance(values, np.ndarray) or sparse.issparse(values)):
+            msg = "all_stats=True needs the values in memory: load them with `to_memory()`, or pass all_stats=False."
+            raise ValueError(msg)
+        if given.get("idx1") is not None:
+            return
+        key, groups = given.get("groupby"), []
+        if not isinstance(key, str) or key not in own.obs:
+            msg = f"`groupby={key!r}` not found in `adata.obs`; its columns are {list(own.obs.columns)}."
+            raise KeyError(msg)
+        for name in ("group1", "group2"):
+            asked = given.get(name)
+            groups += [] if asked is None else [asked] if isinstance(asked, str) or np.ndim(asked) == 0 else list(asked)
+        there = own.obs[key].dropna().unique()
+        unknown = [group for group in groups if group not in set(there)]
+        if unknown or not len(there):
+            found = plain_list(unknown) or "none"
+            msg = f"Expected groups of `adata.obs[{key!r}]`, {plain_list(there)}, found {found}."
+            raise ValueError(msg)
+        n_missing = int(own.obs[key].isna().sum())
+        if n_missing and given.get("group2") is None:
+            warn(f"{n_missing} cells have no value in `adata.obs[{key!r}]`; they are among the rest compared with.")
+
+    def get_normalized_expression(self, *args: Any, **kwargs: Any) -> Any:
+        """Decoded expression.
+
+        Arguments and result are those of :meth:`scvi.model.base.RNASeqMixin.get_normalized_expression`. Genes of
+        `gene_list` are given in the order of the data.
+
+        Raises
+        ------
+        ValueError
+            If `gene_list` names genes that are not there.
+
+        Examples
+        --------
+        >>> model.get_normalized_expression(control, gene_list=["gene_2", "gene_1"]).columns.tolist()
+        ['gene_1', 'gene_2']
+        """
+        given = inspect.signature(super().get_normalized_expression).bind_partial(*args, **kwargs).arguments
+        self._check_genes(given.get("gene_list"))
+        return super().get_normalized_expression(*args, **kwargs)
+
+    def posterior_predictive_sample(self, *args: Any, **kwargs: Any) -> Any:
+        """Draws from the posterior predictive distribution.
+
+        Arguments and result are those of :meth:`scvi.model.base.RNASeqMixin.posterior_predictive_sample`.
+
+        Raises
+        ------
+        ValueError
+            If `gene_list` names genes that are not there.
+
+        Examples
+        --------
+        >>> model.posterior_predictive_sample(control, gene_list=["gene_1"]).shape
+        (300, 1)
+        """
+        given = inspect.signature(super().posterior_predictive_sample).bind_partial(*args, **kwargs).arguments
+        self._check_genes(given.get("gene_list"))
+        return super().posterior_predictive_sample(*args, **kwargs)
+
+    def _check_genes(self, asked: Sequence[str] | None) -> None:
+        if asked is None:
+            return
+        known = {str(name) for name in registered_var_names(self.registry_)}
+        unknown = [name for name in ([asked] if isinstance(asked, str) else asked) if name not in known]
+        if unknown or isinstance(asked, str):
+            msg = f"Expected `gene_list` to be a list of genes of the model, found {plain_list(unknown) or asked!r}."
+            raise ValueError(msg)
+
+    @torch.inference_mode()
     def get_aggregated_posterior(
-        self, adata: AnnData | None = None, indices: Sequence[int] | np.ndarray | None = None, **kwargs: Any
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int | None = None,
+        dof: float | None = 3.0,
     ) -> torch.distributions.Distribution:
         """Mixture of the latent posteriors of some cells.
 
-        Arguments are those of :meth:`scvi.model.base.VAEMixin.get_aggregated_posterior`.
+        As :meth:`scvi.model.base.VAEMixin.get_aggregated_posterior`, but in every version with the standard deviations
+        of the posteriors; scvi-tools 1.4 takes their variances for them.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As in :meth:`get_latent_representation`.
+        dof
+            Degrees of freedom of Student's t distribution; ``None`` for normal ones.
 
         Examples
         --------
         >>> model.get_aggregated_posterior(control, indices=[0, 1, 2]).sample((4,)).shape
         torch.Size([4, 10])
         """
-        own = self._validate_anndata(adata)
-        rows = None if indices is None else positions_of(indices, own.obs_names)
-        return super().get_aggregated_posterior(own, indices=rows, **kwargs)
+        moments = self.get_latent_representation(adata, indices=indices, batch_size=batch_size, return_dist=True)
+        mean, variance = (torch.as_tensor(values, device=self.device) for values in moments)
+        law = functools.partial(torch.distributions.StudentT, dof) if dof is not None else torch.distributions.Normal
+        return torch.distributions.MixtureSameFamily(
+            torch.distributions.Categorical(logits=torch.ones(len(mean), device=self.device)),
+            torch.distributions.Independent(law(mean, variance.sqrt()), 1),
+        )
 
     def get_likelihood_parameters(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
         """Estimates of the decoded likelihood's parameters, for ``"nb"`` and ``"zinb"``.

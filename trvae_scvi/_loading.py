@@ -22,6 +22,7 @@ from ._porting import read_scarches
 from ._registry import adopting
 from ._saving import differing_versions, history_from_plain, history_to_plain, write_versions
 from ._validation import check_anndata
+from ._values import read_once
 
 if TYPE_CHECKING:
     from typing import Self
@@ -70,20 +71,26 @@ class LoadingMixin(BaseModelClass):
         Raises
         ------
         ValueError
-            If the folder is there and `overwrite` is not set.
+            If the folder is there and `overwrite` is not set, it is a file, or `prefix` names a folder.
 
         Examples
         --------
         >>> model.save("my_model", overwrite=True)
         """
-        target = Path(dir_path)
+        target = Path(dir_path).resolve()  # which has a name and a parent, also if it was given as "."
+        if prefix is not None and Path(prefix).name != prefix:
+            msg = f"Expected `prefix` to begin the names of files, found {prefix!r}."
+            raise ValueError(msg)
+        if target.exists() and not target.is_dir():
+            msg = f"{os.fspath(dir_path)!r} is a file. Name a folder."
+            raise ValueError(msg)
         if target.exists() and not overwrite:
             msg = f"{os.fspath(dir_path)!r} already exists. Name another folder, or replace it with overwrite=True."
             raise ValueError(msg)
         target.parent.mkdir(parents=True, exist_ok=True)
         history = self.history_
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as parent:
-            unfinished = Path(parent) / target.name
+            unfinished = Path(parent) / "model"
             self.history_ = history_to_plain(history)
             try:
                 super().save(
@@ -95,6 +102,8 @@ class LoadingMixin(BaseModelClass):
             if not target.exists():
                 unfinished.rename(target)
                 return
+            # of a model that was there, whose cells are not this one's
+            (target / f"{prefix or ''}adata.h5ad").unlink(missing_ok=True)
             for file in unfinished.iterdir():
                 os.replace(file, target / file.name)
 
@@ -155,7 +164,7 @@ class LoadingMixin(BaseModelClass):
             raise FileNotFoundError(msg)
         if datamodule is not None and adata is None:
             adata = False
-        with adopting():
+        with adopting(), read_once():
             model: Any = cls._loaded(Path(dir_path), file, adata, kwargs)
         model.history_ = history_from_plain(model.history_)
         model._apply_surgery()

@@ -49,6 +49,7 @@ from ._validation import (
     check_keys,
     check_known_conditions,
     check_known_covariate,
+    check_known_labels,
     check_not_condition,
     check_not_view,
     check_number,
@@ -289,12 +290,8 @@ class TRVAE(
                 extra_payload_autotune=extra_payload_autotune,
             )
         self.module.minified_data_type = self.minified_data_type
-        counts = self._cells_by_label()
         #: Labels x conditions, whether there were training cells; ``None`` without labels or where it is not known.
-        self.measured_: np.ndarray | None = counts > 0 if has_labels and counts is not None else None
-        if counts is not None and mmd_on is not None and mmd_weight:
-            labels = list(registered_categories(self.registry_, REGISTRY_KEYS.LABELS_KEY))
-            warn_of_few_cells(counts, labels, conditions, MIN_CELLS, by_label=self.module.mmd_balance_labels)
+        self.measured_: np.ndarray | None = None
         self._model_summary_string = (
             f"TRVAE with conditions {conditions}: hidden layers {list(hidden_sizes)}, n_latent: {n_latent}, "
             f"gene_likelihood: {gene_likelihood}, dispersion: {dispersion}, mmd_on: {mmd_on}, "
@@ -340,11 +337,20 @@ class TRVAE(
         KeyError
             If a column or layer is not there; the message lists those that are.
         TypeError
-            If an argument has the wrong type or an unknown name, or a continuous covariate is no number.
+            If an argument has the wrong type or an unknown name, a continuous covariate is no number, `adata` was
+            opened lazily, or its values are a Dask array of sparse chunks.
         ValueError
-            If `adata` is a view or empty, variable names repeat, values are NaN or infinite, a column is
-            incomplete, size factors are not positive, there is one condition only, a condition has fewer than three
-            cells (unused categories have none), or its column is that of the labels or a covariate, too.
+            If `adata` is a view or empty, variable names repeat, values are NaN, infinite or beyond single precision, a
+            column is incomplete or named twice, size factors are not positive, there is one condition only, a condition
+            has fewer than three cells or a covariate a category without any (unused categories have none), or the
+            column of conditions is that of the labels or a covariate, too.
+
+        Warns
+        -----
+        UserWarning
+            If the values are no counts while a layer or `raw` holds some, names of categories differ only by blanks or
+            case or read as if they were missing, or no category of a column connects some of the conditions, so that
+            the effects of both cannot be told apart.
 
         Examples
         --------
@@ -405,6 +411,9 @@ class TRVAE(
         if source_registry is not None and known_conditions is not None:
             for key, known in registered_covariates(source_registry).items():
                 check_known_covariate(adata.obs[key], known)
+            if columns["labels_key"] is not None:
+                labels = registered_categories(source_registry, REGISTRY_KEYS.LABELS_KEY)
+                check_known_labels(adata.obs[columns["labels_key"]], labels)
         values = get_values(adata, layer)
         check_storage(values, place_of(layer))
         summary = summarize_values(values)
@@ -449,6 +458,24 @@ class TRVAE(
                 stacklevel=settings.warnings_stacklevel,
             )
         return summary.minimum >= 0
+
+    def _note_measured(self) -> None:
+        """Take down under which conditions labels have training cells now; of a query the reference decides."""
+        counts = self._cells_by_label()
+        if counts is None or self.surgery_ is not None or self.registry_["setup_args"]["labels_key"] is None:
+            return
+        before = self.measured_ if self.is_trained_ and self.measured_ is not None else False
+        self.measured_ = (counts > 0) | before
+
+    def _warn_of_few_cells(self) -> None:
+        module, counts = self.module, self._cells_by_label()
+        if counts is None or module.mmd_on is None or not module.mmd_weight:
+            return
+        labels, conditions = (
+            list(registered_categories(self.registry_, key))
+            for key in (REGISTRY_KEYS.LABELS_KEY, REGISTRY_KEYS.BATCH_KEY)
+        )
+        warn_of_few_cells(counts, labels, conditions, MIN_CELLS, by_label=module.mmd_balance_labels)
 
     def _cells_by_label(self) -> np.ndarray | None:
         """Numbers of cells, labels x conditions; ``None`` without data."""

@@ -279,7 +279,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
 
     @staticmethod
     def _sampled(mean: torch.Tensor, variance: torch.Tensor, total: torch.Tensor, n_samples: int) -> dict[str, Any]:
-        qz = Normal(mean, variance.sqrt())
+        qz = torch.distributions.Normal(mean, variance.sqrt())
         library = torch.log(total)
         if n_samples == 1:
             z = qz.rsample()
@@ -335,7 +335,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
             theta = torch.exp(self.log_theta(codes[0]) if isinstance(self.log_theta, Table) else self.log_theta)
         return {
             MODULE_KEYS.PX_KEY: self._likelihood(output, theta, zi_logits, library, size_factor),
-            MODULE_KEYS.PZ_KEY: Normal(torch.zeros_like(z), torch.ones_like(z)),
+            MODULE_KEYS.PZ_KEY: torch.distributions.Normal(torch.zeros_like(z), torch.ones_like(z)),
             "first_layer": y,
             "theta": theta,
         }
@@ -459,7 +459,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
             reached, which ends at the module's `kl_weight`.
         """
         reconstruction = -self._log_likelihood(tensors[REGISTRY_KEYS.X_KEY], generative_outputs)
-        kl = kl_divergence(inference_outputs[MODULE_KEYS.QZ_KEY], Normal(0.0, 1.0)).sum(dim=-1)
+        kl = kl_divergence(inference_outputs[MODULE_KEYS.QZ_KEY], torch.distributions.Normal(0.0, 1.0)).sum(dim=-1)
         discrepancy = self._mmd(tensors, inference_outputs, generative_outputs, with_kept_cells=whole_objective)
         cells = self.reconstruction_weight * reconstruction + kl_weight * kl
         prior = self._response_prior(n_obs) if whole_objective else discrepancy.new_zeros(())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ._module import TRVAEModule
 
-__all__ = ["NoteInterruption", "RestoreBestWeights", "TRVAETrainingPlan"]
+__all__ = ["RestoreBestWeights", "TRVAETrainingPlan"]
 
 logger = logging.getLogger(__name__)
 
@@ -187,17 +187,6 @@ def _cycle(step: int, *, n_steps: int) -> float:
         return 0.01 + 0.99 * progress / _WARMUP_STEPS_FRACTION
     rest = min(1.0, (progress - _WARMUP_STEPS_FRACTION) / (1.0 - _WARMUP_STEPS_FRACTION))
     return 0.5 * (1.0 + math.cos(math.pi * rest))
-
-
-class NoteInterruption(Callback):
-    """Keeps the trainer of a training that the user stopped, of which scvi-tools loses track."""
-
-    trainer: pl.Trainer | None = None
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Note the trainer."""
-        if isinstance(exception, KeyboardInterrupt):
-            self.trainer = trainer
 
 
 class RestoreBestWeights(Callback):

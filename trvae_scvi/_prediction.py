@@ -282,7 +282,8 @@ class PredictionMixin(DecodingMixin):
         conditions, labels = (
             list(registered_categories(self.registry_, k)) for k in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
         )
-        table = predicted_obs(obs, key, source_key, conditions, options.covariates)
+        categories: dict[str, Any] = {key: conditions, **registered_covariates(self.registry_)}
+        table = predicted_obs(obs, key, source_key, categories, options.covariates)
         prediction = AnnData(obs=table, var=source.var.copy())
         measured = [
             target_measured(cells, labels_key, labels, conditions, name, self.measured_) for name, cells in obs.items()

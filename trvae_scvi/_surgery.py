@@ -34,10 +34,11 @@ from ._validation import (
     check_same_kind,
     plain_list,
 )
-from ._values import check_summary, get_values, place_of, summarize_values
+from ._values import check_summary, get_values, place_of, read_once, summarize_values
 from .mapping import align_genes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
     from anndata import AnnData
@@ -66,6 +67,7 @@ class SurgeryMixin(CellsMixin):
         is_trained_: bool
         nonnegative_: bool
         measured_: np.ndarray | None
+        _cells_by_label: Callable[[], np.ndarray | None]
         reference_summary_: dict[str, np.ndarray] | None
         surgery_: dict[str, bool] | None
 
@@ -150,13 +152,22 @@ class SurgeryMixin(CellsMixin):
         ['another drug']
         """
         _check_without_choice(without_choice)
-        check_boolean("inplace_subset_query_vars", inplace_subset_query_vars)
+        flags = {
+            "inplace_subset_query_vars": inplace_subset_query_vars,
+            "unfrozen": unfrozen,
+            "freeze_expression": freeze_expression,
+            "freeze_decoder_first_layer": freeze_decoder_first_layer,
+            "match_reference": match_reference,
+        }
+        for name, value in flags.items():
+            check_boolean(name, value)
         where = single_device(accelerator, device)
         check_anndata(adata)
         reference = cls._reference(reference_model)
         if match_reference:
             reference._check_matching(adata)
-        model = cls._of_query(adata, reference, subset=inplace_subset_query_vars)
+        with read_once():
+            model = cls._of_query(adata, reference, subset=inplace_subset_query_vars)
         grown = model.module.adopt(reference.module)
         model.surgery_ = {
             "unfrozen": unfrozen,
@@ -165,7 +176,8 @@ class SurgeryMixin(CellsMixin):
             "match_reference": match_reference,
         }
         model.reference_summary_ = reference.reference_summary_
-        model.measured_ = _measured(model.measured_, reference.measured_, trains_all=unfrozen)
+        counts = model._cells_by_label() if model.registry_["setup_args"]["labels_key"] is not None else None
+        model.measured_ = _measured(counts, reference.measured_, trains_all=unfrozen)
         model._apply_surgery()
         if match_reference:
             model._check_matching_has_effect()
@@ -427,9 +439,10 @@ def _measured(own: np.ndarray | None, theirs: np.ndarray | None, *, trains_all: 
         return None
     rows, columns = theirs.shape  # those of the reference are the first ones
     if not trains_all:
-        own[:, :columns] = False
-    own[:rows, :columns] |= theirs
-    return own
+        own[:, :columns] = 0
+    measured = own > 0
+    measured[:rows, :columns] |= theirs
+    return measured
 
 
 def _check_labels(labels: pd.Series) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import signal
 import tempfile
-import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +22,11 @@ from ._compat import merge_kwargs
 from ._datamodule import CheckBatches
 from ._designs import warn
 from ._mmd import MIN_CELLS
-from ._plan import NoteInterruption, RestoreBestWeights, TRVAETrainingPlan
+from ._plan import RestoreBestWeights, TRVAETrainingPlan
 from ._registry import adopting
+from ._stopping import Progress, usable_afterwards
 from ._validation import check_choice, check_integer, check_number
+from ._values import read_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +45,8 @@ _KL_WARMUP_FRACTION = 1 / 3
 _REFERENCE_CELLS = 20_000
 _REFERENCE_EPOCHS = 60
 _EPOCHS_BOUNDS = (10, 400)
+# Parameters of another precision than single would not fit the data, which predictions read in single precision.
+_PRECISIONS = (None, 32, 16, "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
 
 
 class TrainingMixin(UnsupervisedTrainingMixin):
@@ -57,10 +59,13 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         module: TRVAEModule
         adata: AnnData
         history: dict[str, Any] | None
+        history_: dict[str, Any] | None
         is_trained_: bool
         nonnegative_: bool
         _check_expression: Callable[[str, str], bool]
         _check_columns_unchanged: Callable[[], None]
+        _note_measured: Callable[[], None]
+        _warn_of_few_cells: Callable[[], None]
         surgery_: dict[str, bool] | None
         _prepare_datamodule: Callable[..., tuple[int, int]]
         reference_summary_: dict[str, np.ndarray] | None
@@ -133,20 +138,22 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         TypeError
             If an argument has the wrong type, or `plan_kwargs` or `datasplitter_kwargs` an unknown name.
         ValueError
-            If `batch_size` or `max_epochs` is too small, `train_size` is not above 0 and at most 1, early stopping has
-            no validation cells, the data are minified or no longer what the likelihood models, nothing is left to
-            train, weights are to be averaged in a frozen model, or several devices are to share the model by another
-            strategy than DDP.
+            If `batch_size` or `max_epochs` is too small, `train_size` is not above 0 and at most 1, `precision` or
+            `early_stopping_mode` is none of those there are, cells, a registered column or values changed since the
+            set-up, early stopping has no validation cells, the data are minified, nothing is left to train, no batch
+            was trained on, weights are to be averaged in a frozen model, or several devices are to share the model by
+            another strategy than DDP.
         KeyboardInterrupt
-            If the user stops training (Ctrl-C, the stop button of a notebook) - after the best weights so far are
-            restored, the history is there and the model is marked as trained, so that it can be used, saved or trained
-            further. Only before the end of the first epoch there is nothing to keep.
+            If the user stops training (Ctrl-C, the stop button of a notebook) - after the best weights so far (the
+            latest ones without early stopping, and during the warm-up) are restored, the history is there and the model
+            is marked as trained, so that it can be used, saved or trained further. Before the end of the first epoch
+            there is nothing to keep, and the model is what it was before.
 
         Warns
         -----
         UserWarning
-            If the MMD was asked for and no batch had enough cells to estimate it, or `max_epochs` is below a third of
-            the default.
+            If the MMD was asked for and no batch had enough cells to estimate it, if conditions or labels have too few
+            cells for it, or if `max_epochs` is below a third of the default.
 
         Notes
         -----
@@ -170,7 +177,11 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if max_epochs is not None:
             check_integer("max_epochs", max_epochs, 1)
         _check_split(train_size, datasplitter_kwargs or {})
-        self._prepare_training(trainer_kwargs.get("callbacks") or (), has_datamodule=datamodule is not None)
+        check_choice("precision", trainer_kwargs.get("precision"), _PRECISIONS)
+        if trainer_kwargs.get("limit_train_batches") == 0:
+            msg = "limit_train_batches=0 leaves nothing to train on, but the model would count as trained."
+            raise ValueError(msg)
+        self._check_trainable(trainer_kwargs.get("callbacks") or (), has_datamodule=datamodule is not None)
         split: dict[str, Any] = {
             "train_size": train_size,
             "validation_size": validation_size,
@@ -186,6 +197,10 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             max_epochs = default_epochs(n_cells)
         elif not self.is_trained_ and self.surgery_ is None:
             _warn_of_short_training(max_epochs, n_cells)
+        misplaced = sorted(set(trainer_kwargs) & (_parameters(TrainingPlan, TRVAETrainingPlan) - {"module"}))
+        if misplaced:
+            msg = f"{misplaced} are arguments of the training plan: pass them as `plan_kwargs`, a dictionary."
+            raise TypeError(msg)
         plan_kwargs = _plan_arguments(merge_kwargs(plan_config, plan_kwargs, name="plan"), max_epochs)
         trainer_kwargs = {"gradient_clip_val": 100.0} | merge_kwargs(trainer_config, trainer_kwargs, name="trainer")
         if datamodule is not None:
@@ -195,10 +210,13 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if early_stopping:
             warmup = plan_kwargs.get("n_epochs_kl_warmup"), plan_kwargs.get("n_steps_kl_warmup")
             trainer_kwargs = self._early_stopping_arguments(max_epochs, *warmup, trainer_kwargs)
-        interruption = NoteInterruption()
-        trainer_kwargs["callbacks"] = [*(trainer_kwargs.get("callbacks") or ()), interruption]
+        progress = Progress()
+        trainer_kwargs["callbacks"] = [*(trainer_kwargs.get("callbacks") or ()), progress]
+        if not self.is_trained_ and self.surgery_ is None:
+            self._warn_of_few_cells()
         with (
-            self._kept_if_stopped(interruption),
+            self._forgetting_kept_cells(progress),
+            usable_afterwards(self, progress),
             seeded(),
             warnings.catch_warnings(),
             tempfile.TemporaryDirectory() as folder,
@@ -231,35 +249,6 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             self.module.load_state_dict(self.trainer.strategy.broadcast(self.module.state_dict()))
         self._warn_of_absent_mmd()
 
-    @contextlib.contextmanager
-    def _kept_if_stopped(self, interruption: NoteInterruption) -> Iterator[None]:
-        """What was trained stays usable if the user stops training inside the block."""
-        is_main = threading.current_thread() is threading.main_thread()
-        handler = signal.getsignal(signal.SIGINT) if is_main else None
-        try:
-            yield
-        except (KeyboardInterrupt, SystemExit):
-            trainer: Any = interruption.trainer
-            if trainer is None:
-                raise
-            if is_main:  # Lightning leaves the process deaf to any further interruption, and asks it to exit
-                signal.signal(signal.SIGINT, handler)
-            self.module.eval()
-            n_epochs = len((self.history or {}).get("train_loss", ()))
-            if n_epochs == 0:
-                logger.warning("Training was stopped before the first epoch was complete: nothing was kept.")
-                raise KeyboardInterrupt from None
-            for mine, theirs in (("train", "train"), ("validation", "val"), ("test", "test")):
-                setattr(self, f"{mine}_indices", getattr(trainer.datamodule, f"{theirs}_idx", None))
-            self.is_trained_ = True
-            self.trainer = trainer
-            logger.warning(
-                "Training was stopped in epoch %s of %s. The model has its best weights so far and can be used.",
-                trainer.current_epoch + 1,
-                trainer.max_epochs,
-            )
-            raise KeyboardInterrupt from None
-
     def _warn_of_absent_mmd(self) -> None:
         """Of a query there may be nothing to match, which is no mistake."""
         module = self.module
@@ -279,7 +268,20 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             return
         warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
-    def _prepare_training(self, callbacks: Sequence[Callback], *, has_datamodule: bool) -> None:
+    @contextlib.contextmanager
+    def _forgetting_kept_cells(self, progress: Progress) -> Iterator[None]:
+        """Forget the latent posterior of kept cells if training moved them."""
+        before = self.history_
+        try:
+            yield
+        finally:
+            # of processes that were started for it only the history comes back
+            trained = progress.began or self.history_ is not before
+            if trained and self.reference_summary_ is not None and not self.module.is_frozen:
+                self.reference_summary_ = None
+                logger.info("The kept cells are forgotten, as training moved them: call `store_reference_summary()`.")
+
+    def _check_trainable(self, callbacks: Sequence[Callback], *, has_datamodule: bool) -> None:
         if not any(parameter.requires_grad for parameter in self.module.parameters()):
             msg = (
                 "There is nothing to train: the query has no condition and no covariate that the reference does not "
@@ -294,16 +296,14 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 msg = "The model has no data: pass a `datamodule`, or load it with an AnnData."
                 raise ValueError(msg)
             # another set-up of the same AnnData may have written other codes into it, another step other values
-            with adopting():
-                self._validate_anndata(self.adata)
-            self._check_columns_unchanged()
-            nonnegative = self._check_expression(self.module.gene_likelihood, " (changed since the model was made)")
+            with read_once():
+                with adopting():
+                    self._check_columns_unchanged()
+                    self._validate_anndata(self.adata)
+                nonnegative = self._check_expression(self.module.gene_likelihood, " (changed since the model was made)")
+            self._note_measured()
             if self.surgery_ is None:
                 self.nonnegative_ = nonnegative
-        if self.reference_summary_ is not None and not self.module.is_frozen:
-            self.reference_summary_ = None
-            logger.info("The kept cells are forgotten, as training moves them: call `store_reference_summary()` again.")
-        self.module.train()  # Lightning leaves a model that was loaded in evaluation
 
     @staticmethod
     def _early_stopping_arguments(
@@ -370,6 +370,9 @@ def _plan_arguments(plan_kwargs: dict[str, Any], max_epochs: int) -> dict[str, A
     if unknown:
         msg = f"Expected `plan_kwargs` out of {sorted(known)}, found {unknown}."
         raise TypeError(msg)
+    for name in ("lr", "weight_decay", "eps"):
+        if name in plan_kwargs:
+            check_number(f"plan_kwargs[{name!r}]", plan_kwargs[name])
     in_steps = plan_kwargs.get("n_steps_kl_warmup") is not None
     warmup = None if in_steps else round(max_epochs * _KL_WARMUP_FRACTION)
     return {"n_epochs_kl_warmup": warmup, **plan_kwargs}

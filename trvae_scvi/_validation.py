@@ -24,9 +24,11 @@ __all__ = [
     "check_known_conditions",
     "check_keys",
     "check_known_covariate",
+    "check_known_labels",
     "check_not_condition",
     "check_not_view",
     "check_number",
+    "check_one_kind",
     "check_query_conditions",
     "check_same_kind",
     "plain_list",
@@ -37,7 +39,11 @@ _MIN_CELLS = 3
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise a ValueError unless `value` is one of `choices`."""
-    if value not in choices:
+    try:
+        known = value in choices
+    except ValueError:  # an array, which compares with each of its entries
+        known = False
+    if not known:
         msg = f"Expected `{name}` to be one of {plain_list(choices)}, found {value!r}."
         raise ValueError(msg)
 
@@ -131,6 +137,9 @@ def check_column(adata: AnnData, argument: str, key: str) -> pd.Series:
         msg = f"`{argument}={key!r}` not found in `adata.obs`; its columns are {list(adata.obs.columns)}."
         raise KeyError(msg)
     column = adata.obs[key]
+    if isinstance(column, pd.DataFrame):
+        msg = f"`adata.obs` has {column.shape[1]} columns {key!r}. Rename or remove all but one."
+        raise ValueError(msg)
     if column.isna().any():
         msg = (
             f"`adata.obs[{key!r}]` is missing for {int(column.isna().sum())} of {len(column)} cells. "
@@ -159,10 +168,7 @@ def check_condition(adata: AnnData, key: str, *, new_data: bool) -> pd.Series:
     if blank.any():
         msg = f"`adata.obs[{key!r}]` is an empty text for {int(blank.sum())} of {len(column)} cells. Name it."
         raise ValueError(msg)
-    kinds = {type(value).__name__ for value in column.unique()}
-    if len(kinds) > 1:
-        msg = f"`adata.obs[{key!r}]` mixes {sorted(kinds)}. Give it one type: `adata.obs[{key!r}].astype(str)`."
-        raise ValueError(msg)
+    check_one_kind(column)
     if not new_data:
         return column
     counts = column.value_counts()
@@ -184,6 +190,15 @@ def check_condition(adata: AnnData, key: str, *, new_data: bool) -> pd.Series:
     return column
 
 
+def check_one_kind(column: pd.Series) -> None:
+    """Raise a ValueError if a column holds values of several types, which have no order."""
+    kinds = {type(value).__name__ for value in column.unique()}
+    if len(kinds) > 1:
+        key = column.name
+        msg = f"`adata.obs[{key!r}]` mixes {sorted(kinds)}. Give it one type: `adata.obs[{key!r}].astype(str)`."
+        raise ValueError(msg)
+
+
 def check_known_conditions(column: pd.Series, known: np.ndarray) -> None:
     """Raise a ValueError naming the conditions the model was not trained on."""
     unknown = plain_list(sorted(set(column.unique()) - set(known), key=str))
@@ -202,6 +217,17 @@ def check_known_covariate(column: pd.Series, known: np.ndarray) -> None:
         msg = (
             f"`adata.obs[{column.name!r}]` holds categories the model does not know: {unknown}. It was trained on "
             f"{plain_list(known)}. Map these cells with `TRVAE.load_query_data`, or give the column a known category."
+        )
+        raise ValueError(msg)
+
+
+def check_known_labels(column: pd.Series, known: np.ndarray) -> None:
+    """Raise a ValueError naming the labels that cells to be a model's own data have and its registry has not."""
+    unknown = plain_list(sorted(set(column.unique()) - set(known), key=str))
+    if unknown:
+        msg = (
+            f"`adata.obs[{column.name!r}]` holds labels that the model was not made with: {unknown}; it knows "
+            f"{plain_list(known)}. Its methods take such cells as `adata`; only as its own data they need known labels."
         )
         raise ValueError(msg)
 
@@ -255,7 +281,7 @@ def check_covariates(
     Of data to train on (`new_data`), every category of a covariate must have a cell.
     """
     if labels_key is not None:
-        check_column(adata, "labels_key", labels_key)
+        check_one_kind(check_column(adata, "labels_key", labels_key))
     for key in check_keys("categorical_covariate_keys", categorical_covariate_keys) or ():
         column = check_column(adata, "categorical_covariate_keys", key)
         if new_data:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,6 +24,7 @@ __all__ = [
     "counts_elsewhere",
     "get_values",
     "place_of",
+    "read_once",
     "summarize_tensor",
     "summarize_values",
 ]
@@ -29,6 +32,7 @@ __all__ = [
 _ROWS = 4096
 _ROUNDING = 1e-6  # relative; single precision keeps seven digits
 _MAX_ROUNDING = 0.01
+_SEEN: ContextVar[dict[int, tuple[Any, ValueSummary]] | None] = ContextVar("seen", default=None)
 _LARGEST = float(np.finfo(np.float32).max)  # the network computes in single precision
 
 
@@ -87,13 +91,26 @@ def get_values(adata: AnnData, layer: str | None) -> Any:
 
 
 def check_storage(x: Any, where: str) -> None:
-    """Raise a TypeError for values that training cannot read cell by cell: a Dask array of sparse chunks."""
+    """Raise a TypeError for what training cannot read: a Dask array of sparse chunks, a masked array."""
+    if isinstance(x, np.ma.MaskedArray):
+        msg = f"{where} is a masked array. Fill in what is masked: `.filled(0)` if nothing was seen there."
+        raise TypeError(msg)
     if hasattr(x, "compute") and sparse.issparse(getattr(x, "_meta", None)):
         msg = (
             f"{where} is a Dask array of sparse chunks, of which no cell can be read alone. Load it first: "
             "`adata = adata.to_memory()`. To train on what does not fit in memory there is `TRVAE.setup_annbatch`."
         )
         raise TypeError(msg)
+
+
+@contextlib.contextmanager
+def read_once() -> Iterator[None]:
+    """Inside the block no matrix is passed through twice, however many checks ask for its summary."""
+    token = _SEEN.set({})
+    try:
+        yield
+    finally:
+        _SEEN.reset(token)
 
 
 def _chunks(x: Any) -> Iterator[np.ndarray | sparse.spmatrix]:
@@ -106,6 +123,15 @@ def _chunks(x: Any) -> Iterator[np.ndarray | sparse.spmatrix]:
 
 def summarize_values(x: Any) -> ValueSummary:
     """Pass once through a dense, sparse or backed matrix, or a Dask array, a few thousand rows at a time."""
+    seen = _SEEN.get()
+    if seen is None:
+        return _summary_of(x)
+    if id(x) not in seen:
+        seen[id(x)] = x, _summary_of(x)  # with the matrix, as another one could be given its place
+    return seen[id(x)][1]
+
+
+def _summary_of(x: Any) -> ValueSummary:
     finite, integer, minimum, n_empty, maximum = True, True, np.inf, 0, -np.inf
     if sparse.issparse(x) and x.format != "csr":
         x = x.tocsr()
@@ -142,7 +168,8 @@ def summarize_tensor(x: torch.Tensor) -> ValueSummary:
     whole = (x - x.round()).abs() <= (_ROUNDING * x.abs().clamp_min(1.0)).clamp_max(_MAX_ROUNDING)
     # in one piece, as every number that leaves the device waits for all before it
     numbers = [torch.isfinite(x).all(), x.min(), whole.all(), (x != 0).any(dim=1).logical_not().sum(), x.max()]
-    finite, minimum, integer, n_empty, maximum = torch.stack([number.to(x.dtype) for number in numbers]).tolist()
+    wide = x.dtype if x.dtype.is_floating_point else torch.float32
+    finite, minimum, integer, n_empty, maximum = torch.stack([number.to(wide) for number in numbers]).tolist()
     return ValueSummary(bool(finite), minimum, bool(finite and integer), int(n_empty), maximum)
 
 
