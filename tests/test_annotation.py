@@ -195,6 +195,9 @@ def test_measured_is_what_was_trained_on(adata):
     cells = adata[(adata.obs["cell_type"] == "type_1").to_numpy()].copy()
     assert measured(model.predict_perturbation(cells, **PREDICT)) == {"stimulated": "no"}
     model.adata = adata.copy()
+    with pytest.raises(TypeError):
+        model.train(**FAST, plan_kwargs={"nope": 1})
+    assert measured(model.predict_perturbation(cells, **PREDICT)) == {"stimulated": "no"}
     model.train(**FAST)
     assert measured(model.predict_perturbation(cells, **PREDICT)) == {"stimulated": "yes"}
 

@@ -277,9 +277,13 @@ def test_cells_are_let_go_of(model):
         cells = model.adata[:20].copy()
         gone.append(weakref.ref(cells.layers["counts"]))
         model.get_latent_representation(cells)
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda _: model.get_latent_representation(model.adata[:20].copy()), range(6)))
+    model.get_latent_representation(cells)
     del cells
     gc.collect()
     assert sum(ref() is not None for ref in gone) <= 4
+    assert len(model._per_instance_manager_store[model.id]) <= 5  # with the model's own
 
 
 def test_the_models_data_can_be_replaced(small):
@@ -356,11 +360,13 @@ def test_differential_abundance_of_numbers_can_be_written(trained, small, tmp_pa
         ({"groupby": "cell_type", "group1": "type_1", "group2": "zzz"}, ValueError, r"found \['zzz'\]"),
         ({"groupby": "empty"}, ValueError, "found none"),
         ({"groupby": "number", "group1": "1"}, ValueError, r"\[0, 1, 2\], found \['1'\]"),
+        ({"groupby": "unused"}, ValueError, r"found \['ghost'\]"),
     ],
 )
 def test_groups_that_are_not_there(trained, small, arguments, error, match):
     cells = small.adata.copy()
     cells.obs["empty"], cells.obs["number"] = np.nan, np.arange(cells.n_obs) % 3
+    cells.obs["unused"] = cells.obs["cell_type"].cat.add_categories("ghost")
     with pytest.raises(error, match=match):
         trained.differential_expression(cells, silent=True, **arguments)
 
@@ -387,6 +393,13 @@ def test_genes_that_are_not_there(trained, genes):
     for answer in (trained.get_normalized_expression, trained.posterior_predictive_sample):
         with pytest.raises(ValueError, match="`gene_list` to be a list of genes of the model"):
             answer(gene_list=genes)
+
+
+def test_groups_and_genes_in_any_collection(trained, small):
+    table = trained.differential_expression(small.adata.copy(), groupby="cell_type", group1={"type_1"}, silent=True)
+    assert set(table["group1"]) == {"type_1"}
+    genes = (name for name in ("gene_3", "gene_1"))
+    assert trained.get_normalized_expression(gene_list=genes).columns.tolist() == ["gene_1", "gene_3"]
 
 
 def test_no_indices(trained):
@@ -431,6 +444,15 @@ def test_cells_that_go_between_set_up_and_training(adata):
     adata._inplace_subset_obs(np.arange(100))
     with pytest.raises(ValueError, match="had 400 cells when it was set up and has 100 now"):
         model.train(**FAST)
+
+
+def test_another_set_up_of_the_same_cells_is_no_change(adata):
+    """It writes other codes under the same names, which are written anew."""
+    model = make_trained(adata, {"labels_key": "cell_type"})
+    own = model.adata
+    tv.TRVAE.setup_anndata(own, "donor")
+    model.train(**FAST)
+    np.testing.assert_array_equal(own.obs["_scvi_batch"], (own.obs["condition"] == "stimulated").astype(int))
 
 
 def test_columns_of_the_set_up_that_go(adata):

@@ -216,8 +216,16 @@ def test_a_save_that_fails_leaves_nothing_half_written(trained, tmp_path, monkey
 
 def test_cells_of_another_model_do_not_stay_beside_one_that_is_saved_over_it(trained, small, tmp_path):
     trained.save(tmp_path / "m", save_anndata=True)
-    make_trained(small.adata[::2].copy()).save(tmp_path / "m", overwrite=True)
-    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["model.pt", "versions.json"]
+    other = make_trained(small.adata[::2].copy())
+    before = (tmp_path / "m" / "model.pt").read_bytes()
+    with pytest.raises(ValueError, match="holds other cells than the model's.*save_anndata=True"):
+        other.save(tmp_path / "m", overwrite=True)
+    assert (tmp_path / "m" / "model.pt").read_bytes() == before
+    other.save(tmp_path / "m", overwrite=True, save_anndata=True)
+    loaded = tv.TRVAE.load(tmp_path / "m")
+    assert loaded.adata.n_obs == 200
+    loaded.save(tmp_path / "m", overwrite=True)  # whose cells are there already
+    assert tv.TRVAE.load(tmp_path / "m").adata.n_obs == 200
 
 
 def test_odd_places(trained, tmp_path, monkeypatch):

@@ -171,6 +171,9 @@ def unchanged(model, answer):
         ({"early_stopping_mode": "lowest"}, ValueError),
         ({"precision": "64-true"}, ValueError),
         ({"limit_train_batches": 0}, ValueError),
+        ({"trainer_config": {"precision": "64-true"}}, ValueError),
+        ({"trainer_config": {"limit_train_batches": 0}}, ValueError),
+        ({"max_steps": 0}, ValueError),
         ({"no_such_argument": 1}, TypeError),
         ({"datasplitter_kwargs": {"nope": 1}}, TypeError),
         ({"strategy": "no such strategy"}, ValueError),
@@ -180,6 +183,14 @@ def test_a_training_that_is_refused_leaves_the_model_as_it_was(once, arguments, 
     with pytest.raises(error):
         once[0].train(**{**FAST, **arguments})
     unchanged(*once)
+
+
+def test_a_first_training_without_a_step_is_none(adata):
+    tv.TRVAE.setup_anndata(adata)
+    model = tv.TRVAE(adata, n_hidden=8)
+    with pytest.raises(ValueError, match="no step was taken"):
+        model.train(**FAST, max_steps=0)
+    assert not model.is_trained
 
 
 def test_an_error_in_the_midst_of_training_leaves_the_model_in_evaluation(once):
@@ -202,6 +213,7 @@ def test_a_further_training_that_is_stopped_at_once_leaves_the_model_as_it_was(o
         model.train(callbacks=[Stop(0, "on_train_batch_end")], **FAST)
     assert "The model is as it was before" in caplog.text
     assert len(model.history["train_loss"]) == history
+    assert model.reference_summary_ is not None
     np.testing.assert_array_equal(model.get_latent_representation(), answer)
 
 

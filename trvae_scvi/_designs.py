@@ -55,7 +55,7 @@ def warn_of_nesting(obs: pd.DataFrame, condition_key: str, keys: Iterable[str]) 
     for key in keys:
         codes, names = _codes(obs[key])
         pairs = np.unique(
-            codes * np.int64(len(of_conditions[1])) + of_conditions[0]
+            codes.astype(np.int64) * len(of_conditions[1]) + of_conditions[0]
         )  # no table of texts for every cell
         table = np.zeros((len(names), len(of_conditions[1])), dtype=bool)
         table.flat[pairs] = True

@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
+import pandas as pd
 import torch
-from scipy import sparse
+import zarr
+from anndata.abc import CSCDataset, CSRDataset
 from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, VAEMixin
 
@@ -21,9 +25,8 @@ from ._validation import check_column, check_integer, plain_list
 from ._values import check_storage, get_values, place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    import pandas as pd
     from anndata import AnnData
 
 __all__ = ["InheritedMixin"]
@@ -90,9 +93,9 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         self._register_manager_for_instance(manager)
         return own
 
-    def _check_columns_unchanged(self) -> None:
-        """Raise if what is trained on is no longer what the registered columns of the model's own data say."""
-        adata, own = self._resolve(None), self.adata_manager
+    def _check_own_cells(self) -> None:
+        """Raise if the model's own data are no longer those that were set up."""
+        adata = self._resolve(None)
         n_before = int(self.summary_stats["n_cells"])
         if adata.n_obs != n_before:
             msg = (
@@ -104,6 +107,10 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         if gone:
             msg = f"The columns {gone} that `setup_anndata` wrote into `adata.obs` are gone. Call it again."
             raise ValueError(msg)
+
+    def _check_own_columns(self) -> None:
+        """Raise if what is trained on is not what the registered columns say, of data that were just validated."""
+        adata, own = self._resolve(None), self.adata_manager
         again = self._manager(self._chosen(adata, np.arange(adata.n_obs)), keep_labels=True)
         arguments = self.registry_["setup_args"]
         for key, argument in _COLUMNS.items():
@@ -120,10 +127,12 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
     def _forget_copies(self) -> None:
         """Let go of copies that earlier calls made, which scvi-tools would keep as long as the process runs."""
         managers = self._per_instance_manager_store.get(self.id, {})
-        here = threading.get_ident()
-        copies = [key for key, manager in list(managers.items()) if manager.adata.uns.get(_THREAD) == here]
-        for key in copies[: max(0, len(copies) - _KEPT + 1)]:
-            del managers[key]
+        here, running = threading.get_ident(), {thread.ident for thread in threading.enumerate()}
+        kept = [(key, manager.adata) for key, manager in list(managers.items())]
+        threads = {key: adata.uns[_THREAD] for key, adata in kept if _CHECKED in adata.uns}
+        own = [key for key, thread in threads.items() if thread == here]
+        for key in [key for key, thread in threads.items() if thread not in running] + own[: 1 - _KEPT]:
+            managers.pop(key, None)
 
     def _make_data_loader(
         self,
@@ -179,7 +188,7 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         with adopting():
             super().minify_adata(*args, **kwargs)
 
-    def differential_abundance(self, adata: AnnData | None = None, **kwargs: Any) -> Any:
+    def differential_abundance(self, adata: AnnData | None = None, *args: Any, **kwargs: Any) -> Any:
         """Log probability of every cell among those of each sample.
 
         Arguments are those of :meth:`scvi.model.base.VAEMixin.differential_abundance`. The result is in
@@ -191,8 +200,9 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         >>> adata.obsm["da_log_probs"].columns.tolist()
         ['control', 'stimulated']
         """
+        kwargs = _bound(super().differential_abundance, adata, *args, **kwargs).arguments
         if adata is None and self.adata is None and kwargs.get("dataloader") is not None:
-            return super().differential_abundance(adata, **kwargs)
+            return super().differential_abundance(**kwargs)
         asked = self._resolve(adata)
         taker = asked if kwargs.get("adata_sub") is None else kwargs["adata_sub"]
         if getattr(taker, "is_view", False) and taker.isbacked:
@@ -232,7 +242,7 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         >>> table["comparison"].unique().tolist()
         ['type_1 vs Rest']
         """
-        given = inspect.signature(super().differential_expression).bind_partial(adata, *args, **kwargs).arguments
+        given = _bound(super().differential_expression, adata, *args, **kwargs).arguments
         if given.get("dataloader") is None:
             own = self._validate_anndata(adata)
             self._check_groups(own, given)
@@ -240,21 +250,24 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         return super().differential_expression(adata, *args, **kwargs)
 
     def _check_groups(self, own: AnnData, given: dict[str, Any]) -> None:
-        values = get_values(own, self._layer)
-        if given.get("all_stats", True) and not (isinstance(values, np.ndarray) or sparse.issparse(values)):
+        on_disk = isinstance(get_values(own, self._layer), h5py.Dataset | zarr.Array | CSRDataset | CSCDataset)
+        if given.get("all_stats", True) and on_disk:
             msg = "all_stats=True needs the values in memory: load them with `to_memory()`, or pass all_stats=False."
             raise ValueError(msg)
         if given.get("idx1") is not None:
             return
-        key, groups = given.get("groupby"), []
+        key = given.get("groupby")
         if not isinstance(key, str) or key not in own.obs:
             msg = f"`groupby={key!r}` not found in `adata.obs`; its columns are {list(own.obs.columns)}."
             raise KeyError(msg)
-        for name in ("group1", "group2"):
-            asked = given.get(name)
-            groups += [] if asked is None else [asked] if isinstance(asked, str) or np.ndim(asked) == 0 else list(asked)
+        if isinstance(own.obs[key], pd.DataFrame):
+            msg = f"`adata.obs` has several columns {key!r}. Rename or remove all but one."
+            raise ValueError(msg)
         there = own.obs[key].dropna().unique()
-        unknown = [group for group in groups if group not in set(there)]
+        first, second = (_listed(given.get(name)) for name in ("group1", "group2"))
+        if not first:  # upstream takes all of these
+            first = own.obs[key].astype("category").cat.categories.tolist()
+        unknown = [group for group in first + second if group not in set(there)]
         if unknown or not len(there):
             found = plain_list(unknown) or "none"
             msg = f"Expected groups of `adata.obs[{key!r}]`, {plain_list(there)}, found {found}."
@@ -279,9 +292,9 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         >>> model.get_normalized_expression(control, gene_list=["gene_2", "gene_1"]).columns.tolist()
         ['gene_1', 'gene_2']
         """
-        given = inspect.signature(super().get_normalized_expression).bind_partial(*args, **kwargs).arguments
-        self._check_genes(given.get("gene_list"))
-        return super().get_normalized_expression(*args, **kwargs)
+        given = _bound(super().get_normalized_expression, *args, **kwargs)
+        self._check_genes(given.arguments)
+        return super().get_normalized_expression(*given.args, **given.kwargs)
 
     def posterior_predictive_sample(self, *args: Any, **kwargs: Any) -> Any:
         """Draws from the posterior predictive distribution.
@@ -298,15 +311,18 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         >>> model.posterior_predictive_sample(control, gene_list=["gene_1"]).shape
         (300, 1)
         """
-        given = inspect.signature(super().posterior_predictive_sample).bind_partial(*args, **kwargs).arguments
-        self._check_genes(given.get("gene_list"))
-        return super().posterior_predictive_sample(*args, **kwargs)
+        given = _bound(super().posterior_predictive_sample, *args, **kwargs)
+        self._check_genes(given.arguments)
+        return super().posterior_predictive_sample(*given.args, **given.kwargs)
 
-    def _check_genes(self, asked: Sequence[str] | None) -> None:
+    def _check_genes(self, given: dict[str, Any]) -> None:
+        asked = given.get("gene_list")
         if asked is None:
             return
+        if not isinstance(asked, str):
+            given["gene_list"] = asked = list(asked)
         known = {str(name) for name in registered_var_names(self.registry_)}
-        unknown = [name for name in ([asked] if isinstance(asked, str) else asked) if name not in known]
+        unknown = [] if isinstance(asked, str) else [name for name in asked if name not in known]
         if unknown or isinstance(asked, str):
             msg = f"Expected `gene_list` to be a list of genes of the model, found {plain_list(unknown) or asked!r}."
             raise ValueError(msg)
@@ -386,3 +402,14 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         if self.module.gene_likelihood not in ("nb", "zinb"):
             msg = f"{method} needs gene_likelihood 'nb' or 'zinb', the model has {self.module.gene_likelihood!r}."
             raise NotImplementedError(msg)
+
+
+def _bound(method: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+    """Arguments by the names that a method of this version of scvi-tools gives them."""
+    return inspect.signature(method).bind_partial(*args, **kwargs)
+
+
+def _listed(groups: Any) -> list[Any]:
+    if groups is None:
+        return []
+    return list(groups) if isinstance(groups, Iterable) and not isinstance(groups, str) else [groups]

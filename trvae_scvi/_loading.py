@@ -9,10 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import h5py
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from anndata.io import read_elem
 from packaging.version import Version
 from scvi import settings
 from scvi.model.base import BaseModelClass
@@ -71,7 +73,8 @@ class LoadingMixin(BaseModelClass):
         Raises
         ------
         ValueError
-            If the folder is there and `overwrite` is not set, it is a file, or `prefix` names a folder.
+            If the folder is there and `overwrite` is not set, it is a file, `prefix` names a folder, or the folder
+            holds an ``adata.h5ad`` with other cells than the model's, which :meth:`load` would take for its own.
 
         Examples
         --------
@@ -87,9 +90,12 @@ class LoadingMixin(BaseModelClass):
         if target.exists() and not overwrite:
             msg = f"{os.fspath(dir_path)!r} already exists. Name another folder, or replace it with overwrite=True."
             raise ValueError(msg)
+        if not save_anndata:
+            self._check_cells_beside(target / f"{prefix or ''}adata.h5ad")
         target.parent.mkdir(parents=True, exist_ok=True)
         history = self.history_
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as parent:
+        place = target if target.exists() else target.parent  # a disk renames only within itself
+        with tempfile.TemporaryDirectory(dir=place, prefix=f".{target.name}.") as parent:
             unfinished = Path(parent) / "model"
             self.history_ = history_to_plain(history)
             try:
@@ -102,10 +108,22 @@ class LoadingMixin(BaseModelClass):
             if not target.exists():
                 unfinished.rename(target)
                 return
-            # of a model that was there, whose cells are not this one's
-            (target / f"{prefix or ''}adata.h5ad").unlink(missing_ok=True)
             for file in unfinished.iterdir():
                 os.replace(file, target / file.name)
+
+    def _check_cells_beside(self, file: Path) -> None:
+        """Raise for cells in the folder that would be taken for those of the model."""
+        if not file.exists():
+            return
+        with h5py.File(file, "r") as saved:
+            names = read_elem(saved["obs"]).index
+        same = len(names) == self.summary_stats["n_cells"] if self.adata is None else names.equals(self.adata.obs_names)
+        if not same:
+            msg = (
+                f"{os.fspath(file)!r} holds other cells than the model's, and `load` would take them for its own. Save "
+                "the model's with save_anndata=True, remove the file, or name another folder."
+            )
+            raise ValueError(msg)
 
     @classmethod
     def load(

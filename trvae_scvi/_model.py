@@ -459,13 +459,15 @@ class TRVAE(
             )
         return summary.minimum >= 0
 
-    def _note_measured(self) -> None:
-        """Take down under which conditions labels have training cells now; of a query the reference decides."""
+    def _note_measured(self, *, was_trained: bool) -> None:
+        """Take down under which conditions labels had training cells, in this training and in earlier ones."""
         counts = self._cells_by_label()
-        if counts is None or self.surgery_ is not None or self.registry_["setup_args"]["labels_key"] is None:
+        if counts is None or self.registry_["setup_args"]["labels_key"] is None:
             return
-        before = self.measured_ if self.is_trained_ and self.measured_ is not None else False
-        self.measured_ = (counts > 0) | before
+        if not was_trained:
+            self.measured_ = counts > 0
+        elif self.measured_ is not None:  # else what earlier trainings had is not known
+            self.measured_ = self.measured_ | (counts > 0)
 
     def _warn_of_few_cells(self) -> None:
         module, counts = self.module, self._cells_by_label()

@@ -8,6 +8,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from ._plan import RestoreBestWeights
@@ -25,13 +26,15 @@ logger = logging.getLogger(__name__)
 class Progress(Callback):
     """Notes how far training came, and the trainer where the user stopped it, of which scvi-tools loses track."""
 
-    began = False
     n_epochs = 0
+    n_batches = 0
     stopped: pl.Trainer | None = None
+    #: Whether weights are not what they were; of processes that were started for it only these come back.
+    moved = False
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note that weights are going to change."""
-        self.began = True
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Count batches."""
+        self.n_batches += 1
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count epochs that are complete."""
@@ -61,18 +64,25 @@ def usable_afterwards(model: Any, progress: Progress) -> Iterator[None]:
     module.train()  # Lightning leaves a model that was loaded in evaluation
     try:
         yield
+        progress.moved = _differ(before, module)
     except BaseException:
         module.eval()
+        progress.moved = _differ(before, module)
         if progress.stopped is None:
             raise
         if is_main:  # Lightning leaves the process deaf to any further interruption, and asks it to exit
             signal.signal(signal.SIGINT, handler)
         if progress.n_epochs == 0:
             module.load_state_dict(before)
+            progress.moved = False
             logger.warning("Training was stopped before the first epoch was complete. The model is as it was before.")
         else:
             _keep(model, progress.stopped)
         raise KeyboardInterrupt from None
+
+
+def _differ(before: dict[str, torch.Tensor], module: torch.nn.Module) -> bool:
+    return any(not torch.equal(tensor.cpu(), before[name]) for name, tensor in module.state_dict().items())
 
 
 def _keep(model: Any, trainer: Any) -> None:

@@ -7,6 +7,7 @@ import inspect
 import logging
 import tempfile
 import warnings
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,8 +64,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         is_trained_: bool
         nonnegative_: bool
         _check_expression: Callable[[str, str], bool]
-        _check_columns_unchanged: Callable[[], None]
-        _note_measured: Callable[[], None]
+        _check_own_cells: Callable[[], None]
+        _check_own_columns: Callable[[], None]
+        _note_measured: Callable[..., None]
         _warn_of_few_cells: Callable[[], None]
         surgery_: dict[str, bool] | None
         _prepare_datamodule: Callable[..., tuple[int, int]]
@@ -177,11 +179,14 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if max_epochs is not None:
             check_integer("max_epochs", max_epochs, 1)
         _check_split(train_size, datasplitter_kwargs or {})
+        trainer_kwargs = merge_kwargs(trainer_config, trainer_kwargs, name="trainer")
         check_choice("precision", trainer_kwargs.get("precision"), _PRECISIONS)
         if trainer_kwargs.get("limit_train_batches") == 0:
             msg = "limit_train_batches=0 leaves nothing to train on, but the model would count as trained."
             raise ValueError(msg)
-        self._check_trainable(trainer_kwargs.get("callbacks") or (), has_datamodule=datamodule is not None)
+        nonnegative = self._check_trainable(
+            trainer_kwargs.get("callbacks") or (), has_datamodule=datamodule is not None
+        )
         split: dict[str, Any] = {
             "train_size": train_size,
             "validation_size": validation_size,
@@ -202,7 +207,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             msg = f"{misplaced} are arguments of the training plan: pass them as `plan_kwargs`, a dictionary."
             raise TypeError(msg)
         plan_kwargs = _plan_arguments(merge_kwargs(plan_config, plan_kwargs, name="plan"), max_epochs)
-        trainer_kwargs = {"gradient_clip_val": 100.0} | merge_kwargs(trainer_config, trainer_kwargs, name="trainer")
+        trainer_kwargs = {"gradient_clip_val": 100.0} | trainer_kwargs
         if datamodule is not None:
             plan_kwargs["n_obs"] = n_train  # upstream hands it to the loss only where a data module has `n_train`
             checks = CheckBatches.needed(datamodule, self.module.gene_likelihood)
@@ -210,12 +215,12 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if early_stopping:
             warmup = plan_kwargs.get("n_epochs_kl_warmup"), plan_kwargs.get("n_steps_kl_warmup")
             trainer_kwargs = self._early_stopping_arguments(max_epochs, *warmup, trainer_kwargs)
-        progress = Progress()
+        progress, was_trained = Progress(), self.is_trained_
         trainer_kwargs["callbacks"] = [*(trainer_kwargs.get("callbacks") or ()), progress]
         if not self.is_trained_ and self.surgery_ is None:
             self._warn_of_few_cells()
         with (
-            self._forgetting_kept_cells(progress),
+            self._taking_note(progress, nonnegative=nonnegative, was_trained=was_trained),
             usable_afterwards(self, progress),
             seeded(),
             warnings.catch_warnings(),
@@ -244,6 +249,10 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 # processes hand over the history in a file; our sampler shares out the batches itself
                 **{"log_save_dir": folder, "use_distributed_sampler": datamodule is not None} | trainer_kwargs,
             )
+        if progress.n_batches == 0 and not progress.moved:  # several devices have batches of their own
+            self.is_trained_ = was_trained
+            msg = "Nothing was trained: no step was taken. Allow for some (`max_steps`, `max_time`, learning rate)."
+            raise ValueError(msg)
         # running means of batch normalisation are of one device's batches
         if self.trainer.world_size > 1:
             self.module.load_state_dict(self.trainer.strategy.broadcast(self.module.state_dict()))
@@ -269,19 +278,20 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
     @contextlib.contextmanager
-    def _forgetting_kept_cells(self, progress: Progress) -> Iterator[None]:
-        """Forget the latent posterior of kept cells if training moved them."""
-        before = self.history_
+    def _taking_note(self, progress: Progress, *, nonnegative: bool, was_trained: bool) -> Iterator[None]:
+        """Bring up to date what the model knows of its training, if the block moved its weights."""
         try:
             yield
         finally:
-            # of processes that were started for it only the history comes back
-            trained = progress.began or self.history_ is not before
-            if trained and self.reference_summary_ is not None and not self.module.is_frozen:
+            if progress.moved and self.surgery_ is None:
+                self.nonnegative_ = nonnegative
+                self._note_measured(was_trained=was_trained)
+            if progress.moved and self.reference_summary_ is not None and not self.module.is_frozen:
                 self.reference_summary_ = None
                 logger.info("The kept cells are forgotten, as training moved them: call `store_reference_summary()`.")
 
-    def _check_trainable(self, callbacks: Sequence[Callback], *, has_datamodule: bool) -> None:
+    def _check_trainable(self, callbacks: Sequence[Callback], *, has_datamodule: bool) -> bool:
+        """Check model and data before training; return whether no value is negative."""
         if not any(parameter.requires_grad for parameter in self.module.parameters()):
             msg = (
                 "There is nothing to train: the query has no condition and no covariate that the reference does not "
@@ -296,14 +306,13 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 msg = "The model has no data: pass a `datamodule`, or load it with an AnnData."
                 raise ValueError(msg)
             # another set-up of the same AnnData may have written other codes into it, another step other values
+            self._check_own_cells()
             with read_once():
                 with adopting():
-                    self._check_columns_unchanged()
                     self._validate_anndata(self.adata)
-                nonnegative = self._check_expression(self.module.gene_likelihood, " (changed since the model was made)")
-            self._note_measured()
-            if self.surgery_ is None:
-                self.nonnegative_ = nonnegative
+                self._check_own_columns()
+                return self._check_expression(self.module.gene_likelihood, " (changed since the model was made)")
+        return self.nonnegative_
 
     @staticmethod
     def _early_stopping_arguments(
@@ -371,7 +380,7 @@ def _plan_arguments(plan_kwargs: dict[str, Any], max_epochs: int) -> dict[str, A
         msg = f"Expected `plan_kwargs` out of {sorted(known)}, found {unknown}."
         raise TypeError(msg)
     for name in ("lr", "weight_decay", "eps"):
-        if name in plan_kwargs:
+        if isinstance(plan_kwargs.get(name), Real):
             check_number(f"plan_kwargs[{name!r}]", plan_kwargs[name])
     in_steps = plan_kwargs.get("n_steps_kl_warmup") is not None
     warmup = None if in_steps else round(max_epochs * _KL_WARMUP_FRACTION)

@@ -165,11 +165,11 @@ def summarize_tensor(x: torch.Tensor) -> ValueSummary:
     """As :func:`summarize_values`, for a dense minibatch on any device."""
     if x.numel() == 0:
         return ValueSummary(True, 0.0, True, len(x), 0.0)
+    x = x if x.dtype.is_floating_point else x.float()
     whole = (x - x.round()).abs() <= (_ROUNDING * x.abs().clamp_min(1.0)).clamp_max(_MAX_ROUNDING)
     # in one piece, as every number that leaves the device waits for all before it
     numbers = [torch.isfinite(x).all(), x.min(), whole.all(), (x != 0).any(dim=1).logical_not().sum(), x.max()]
-    wide = x.dtype if x.dtype.is_floating_point else torch.float32
-    finite, minimum, integer, n_empty, maximum = torch.stack([number.to(wide) for number in numbers]).tolist()
+    finite, minimum, integer, n_empty, maximum = torch.stack([number.to(x.dtype) for number in numbers]).tolist()
     return ValueSummary(bool(finite), minimum, bool(finite and integer), int(n_empty), maximum)
 
 
