@@ -15,6 +15,7 @@ from ._cells import CellsMixin
 from ._compat import ADATA_MINIFY_TYPE, MODULE_KEYS, registered_continuous_covariates, registered_covariates
 from ._counterfactual import counterfactual_nb, counterfactual_normal, counterfactual_poisson, counterfactual_zinb
 from ._draws import bounded_theta, draw_nb, draw_poisson
+from ._module import means_only
 from ._validation import check_choice, check_finite, check_integer, check_number
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ class DecodingMixin(CellsMixin):
 
     @torch.inference_mode()
     def _posterior_mean_input(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
-        inference_outputs = self.module.inference(**self.module._get_inference_input(tensors))
+        with means_only():
+            inference_outputs = self.module.inference(**self.module._get_inference_input(tensors))
         inference_outputs[MODULE_KEYS.Z_KEY] = inference_outputs[MODULE_KEYS.QZ_KEY].loc
         return self.module._get_generative_input(tensors, inference_outputs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import threading
@@ -20,6 +21,7 @@ from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, VAEMixin
 from ._cells import NOT_TRAINED, CellsMixin, positions_of
 from ._compat import SETUP_COLUMNS, StateRegistry, registered_categories, registered_var_names
 from ._designs import warn
+from ._module import means_only
 from ._registry import adopting, is_adopting
 from ._validation import check_column, check_integer, plain_list
 from ._values import check_storage, get_values, place_of
@@ -147,6 +149,7 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         if rows is not None and len(rows) == 0:
             msg = "No cell to answer for: `indices` is empty."
             raise ValueError(msg)
+        kwargs.setdefault("generator", torch.Generator())  # the global one may be that of a training in another thread
         return super()._make_data_loader(adata, indices=rows, batch_size=batch_size, **kwargs)
 
     def get_state_registry(self, registry_key: str) -> Any:
@@ -218,6 +221,21 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         table = own.obsm["da_log_probs"]
         asked.obsm["da_log_probs"] = table.set_axis(table.columns.astype(str), axis=1)  # no file takes other names
         return result
+
+    def get_latent_representation(self, *args: Any, **kwargs: Any) -> Any:
+        """Latent variables of every cell.
+
+        Arguments and result are those of :meth:`scvi.model.base.VAEMixin.get_latent_representation`.
+
+        Examples
+        --------
+        >>> model.get_latent_representation(control).shape
+        (300, 10)
+        """
+        given = _bound(super().get_latent_representation, *args, **kwargs).arguments
+        needs_draws = not (given.get("give_mean", True) or given.get("return_dist", False))
+        with contextlib.nullcontext() if needs_draws else means_only():
+            return super().get_latent_representation(*args, **kwargs)
 
     def differential_expression(self, adata: AnnData | None = None, *args: Any, **kwargs: Any) -> pd.DataFrame:
         """Differential expression of measured cells, decoded.

@@ -135,6 +135,7 @@ class CellMinibatches:
             batch_size=None,
             sampler=BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False),
             num_workers=settings.dl_num_workers,
+            generator=torch.Generator(),  # else a loader draws from the global one, which others may be training with
             persistent_workers=settings.dl_persistent_workers,
         )
         self.n_batches: int | None = len(self._loader)

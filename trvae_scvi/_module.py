@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -20,11 +22,11 @@ from ._nn import ConditionLinear, Decoder, Encoder, Table
 from ._precision import no_autocast
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from .nn import Network
 
-__all__ = ["COUNT_LIKELIHOODS", "DISPERSIONS", "GENE_LIKELIHOODS", "MMD_LOCATIONS", "TRVAEModule"]
+__all__ = ["COUNT_LIKELIHOODS", "DISPERSIONS", "GENE_LIKELIHOODS", "MMD_LOCATIONS", "TRVAEModule", "means_only"]
 
 COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")
 GENE_LIKELIHOODS = (*COUNT_LIKELIHOODS, "mse", "bernoulli")
@@ -32,7 +34,18 @@ DISPERSIONS = ("gene", "gene-batch")
 MMD_LOCATIONS = ("y", "z", None)
 _KEPT_CELLS = 512  # of a reference, in every batch of a query that is matched with it
 _KEPT_CELLS_PER_CONDITION = 32
+_MEANS_ONLY: ContextVar[bool] = ContextVar("means_only", default=False)
 _MAX_POISSON_RATE = 1e8  # torch's sampler misbehaves beyond
+
+
+@contextlib.contextmanager
+def means_only() -> Iterator[None]:
+    """Inside the block inference draws nothing: other threads may be training, with the same random numbers."""
+    token = _MEANS_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _MEANS_ONLY.reset(token)
 
 
 class TRVAEModule(BaseMinifiedModeModuleClass):
@@ -282,7 +295,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         qz = torch.distributions.Normal(mean, variance.sqrt())
         library = torch.log(total)
         if n_samples == 1:
-            z = qz.rsample()
+            z = mean if _MEANS_ONLY.get() else qz.rsample()
         else:
             z = qz.rsample((n_samples,))
             library = library.expand(n_samples, *library.shape)
