@@ -31,9 +31,9 @@ import pandas as pd
 
 import trvae_scvi as tv
 from trvae_scvi import benchmark
-from trvae_scvi._training import default_epochs
 from trvae_scvi.benchmark import LatentShiftMethod, PertpyScGenMethod, SCVIMethod, TRVAEMethod
 from trvae_scvi.metrics import comparison_matrix
+from trvae_scvi.train._training import default_epochs
 
 FILE = "kang_pbmc_hvg2000_counts.h5ad"
 HERE = Path(__file__).parent

@@ -42,8 +42,8 @@ from scvi.distributions import NegativeBinomial
 from scvi.model import SCVI
 
 import trvae_scvi as tv
-from trvae_scvi._likelihoods import log_nb
-from trvae_scvi._mmd import TRVAE_BANDWIDTHS, mmd
+from trvae_scvi._math._log_likelihoods import log_nb
+from trvae_scvi._math._mmd import TRVAE_BANDWIDTHS, mmd
 
 RESULTS = Path(__file__).parent / "results"
 DRAWING = Path(__file__).parent.parent / "docs" / "_static" / "speed.png"

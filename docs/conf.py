@@ -78,18 +78,18 @@ qualname_overrides = {
     "scvi.data._manager.AnnDataManager": "scvi.data.AnnDataManager",
     "scvi.module.base._base_module.LossOutput": "scvi.module.base.LossOutput",
     "torch.nn.modules.module.Module": "torch.nn.Module",
-    "trvae_scvi._intervals.ModelError": "trvae_scvi.benchmark.ModelError",
+    "trvae_scvi._math._intervals.ModelError": "trvae_scvi.benchmark.ModelError",
     "trvae_scvi.benchmark._holdout.HoldOut": "trvae_scvi.benchmark.HoldOut",
     "trvae_scvi.benchmark._holdout.Pairs": "trvae_scvi.benchmark.Pairs",
     "trvae_scvi.datasets._simulation.SimulatedPerturbation": "trvae_scvi.datasets.SimulatedPerturbation",
-    "trvae_scvi.mapping._genes.GeneComparison": "trvae_scvi.mapping.GeneComparison",
+    "trvae_scvi.data._genes.GeneComparison": "trvae_scvi.mapping.GeneComparison",
 }
 nitpicky = True
 _OTHERS = "anndata|collections|joblib|lightning|matplotlib|mudata|numpy|os|pandas|scanpy|scipy|scvi|torch|typing"
 nitpick_ignore_regex = [
     ("py:.*", rf"({_OTHERS})\..*"),
     ("py:.*", r"(np|pd|sparse)\..*|AnnData|AnnOrMuData"),  # annotations read as text
-    ("py:class", r"trvae_scvi\._nn\.Table|trvae_scvi\._disk\..*"),
+    ("py:class", r"trvae_scvi\.module\._networks\.Table|trvae_scvi\.data\._collection_module\..*"),
     # of the standard library, and written without their module by docstrings that are inherited
     ("py:.*", "str|int|float|bool|dict|list|tuple|type|object|None|Ellipsis|[A-Z][a-z]*Error"),
 ]

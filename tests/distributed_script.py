@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from scvi import REGISTRY_KEYS
 
 import trvae_scvi as tv
-from trvae_scvi._module import TRVAEModule
-from trvae_scvi._training import RestoreBestWeights
+from trvae_scvi.module._trvae_module import TRVAEModule
+from trvae_scvi.train._training import RestoreBestWeights
 
 
 class Witness(Callback):

@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LinearRegression, Ridge
 
 from trvae_scvi.benchmark import fold_change, mean_shift, pca_shift, ridge_shift
-from trvae_scvi.benchmark._linear import RIDGE_ALPHAS
+from trvae_scvi.benchmark._linear_baselines import RIDGE_ALPHAS
 
 # ---- fold change
 

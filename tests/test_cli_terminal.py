@@ -16,8 +16,8 @@ from helpers import assert_same_cells
 from typer.testing import CliRunner
 
 import trvae_scvi as tv
-from trvae_scvi._store import DiskStore
 from trvae_scvi.cli import app
+from trvae_scvi.predict._store import DiskStore
 
 ODD = "γδ [/memory] :smile: $x"  # markup, an emoji and a formula to rich and matplotlib
 
@@ -188,8 +188,8 @@ def test_an_index_with_the_name_of_a_column(place, predicting, tmp_path):
 
 
 def test_a_report_that_fails_keeps_what_is_finished(trained, adata, tmp_path, monkeypatch):
-    from trvae_scvi.cli import _report
-    from trvae_scvi.cli._cells import HoldOut
+    from trvae_scvi.cli import _evaluation
+    from trvae_scvi.cli._input import HoldOut
 
     def full(cells, path, **kwargs):
         path.write_text("half")
@@ -198,7 +198,7 @@ def test_a_report_that_fails_keeps_what_is_finished(trained, adata, tmp_path, mo
     monkeypatch.setattr(anndata.AnnData, "write_h5ad", full)
     hold_out = HoldOut("condition", "cell_type", "type_1", "stimulated")
     with pytest.raises(OSError, match="No space"):
-        _report.write_report(trained, adata, hold_out, "control", tmp_path, seed=0)
+        _evaluation.write_report(trained, adata, hold_out, "control", tmp_path, seed=0)
     names = ["mean.png", "response.png", "scores.png", "variance.png"]
     assert files(tmp_path) == sorted(["effect.csv", "scores.csv", *names])
     assert pd.read_csv(tmp_path / "scores.csv")["value"].notna().all()

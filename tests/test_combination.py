@@ -7,7 +7,7 @@ import pytest
 from helpers import make_trained
 
 import trvae_scvi as tv
-from trvae_scvi._combination import combination_weights
+from trvae_scvi.predict._combination import combination_weights
 
 CONDITIONS = ["control", "A", "B", "C", "A+C"]
 

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from trvae_scvi._counterfactual import (
+from trvae_scvi._math._counterfactual import (
     counterfactual_nb,
     counterfactual_normal,
     counterfactual_poisson,

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 import trvae_scvi as tv
-from trvae_scvi._datamodule import CheckBatches
+from trvae_scvi.train._datamodule import CheckBatches
 
 
 class HandWritten(LightningDataModule):
@@ -357,7 +357,7 @@ def test_a_model_without_data_says_what_it_trains_from(adata):
 
 def test_without_annbatch_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "annbatch", None)
-    for name in ("_disk", "_disk._collection", "_disk._runs", "_disk._datamodule"):
-        monkeypatch.delitem(sys.modules, f"trvae_scvi.{name}", raising=False)
+    for name in ("_collection", "_collection_batches", "_collection_module"):
+        monkeypatch.delitem(sys.modules, f"trvae_scvi.data.{name}", raising=False)
     with pytest.raises(ImportError, match=r"extra `annbatch`: `pip install '\.\[annbatch\]'`"):
         tv.TRVAE.setup_annbatch(tmp_path / "cells.zarr", ["a.h5ad"])

@@ -16,7 +16,7 @@ import torch
 from helpers import FAST
 
 import trvae_scvi as tv
-from trvae_scvi._batches import ConditionBalancedSampler, TRVAEDataSplitter
+from trvae_scvi.data._sampler import ConditionBalancedSampler, TRVAEDataSplitter
 
 SCRIPT = Path(__file__).with_name("distributed_script.py")
 needs_gloo = pytest.mark.skipif(

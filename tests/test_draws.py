@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from trvae_scvi._decoding import Decoded, _sample
-from trvae_scvi._draws import MAX_RATE, draw_nb, draw_poisson
+from trvae_scvi._math._draws import MAX_RATE, draw_nb, draw_poisson
+from trvae_scvi.predict._decoding import Decoded, _sample
 
 N = 200_000
 

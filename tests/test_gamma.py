@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from trvae_scvi._gamma import _log_tail, draw_log_rate, match_log_rate
+from trvae_scvi._math._gamma import _log_tail, draw_log_rate, match_log_rate
 
 # theta, u, whether the upper tail, its logarithm by numerical integration with mpmath at 60 digits
 TAILS = [

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import trvae_scvi as tv
-from trvae_scvi._gene_names import naming_hint
+from trvae_scvi.data._gene_names import naming_hint
 
 SYMBOLS = [f"ISG{i}" for i in range(40)]
 ENSEMBL = [f"ENSG{i:011d}" for i in range(40)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trvae_scvi._intervals import ModelError, calibrate, margin, standard_error
+from trvae_scvi._math._intervals import ModelError, calibrate, margin, standard_error
 
 
 def populations(error, n_populations=40, n=2000, n_responsive=200, seed=0):

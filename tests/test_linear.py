@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trvae_scvi._linear import grouped_linear, sparse_linear, sum_of_squares
+from trvae_scvi._math._linear import grouped_linear, sparse_linear, sum_of_squares
 
 
 def draw(*shape, seed=0):

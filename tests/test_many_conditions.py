@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import trvae_scvi as tv
-from trvae_scvi._batches import ConditionBalancedSampler
+from trvae_scvi.data._sampler import ConditionBalancedSampler
 
 N_CONDITIONS, N_GENES = 300, 30
 SIZES = np.where(np.arange(N_CONDITIONS) % 30 == 0, 3, 12)

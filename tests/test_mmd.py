@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from trvae_scvi._mmd import TRVAE_BANDWIDTHS, kernel_and_slope, mmd, squared_distances
+from trvae_scvi._math._mmd import TRVAE_BANDWIDTHS, kernel_and_slope, mmd, squared_distances
 
 
 def reference_kernel(a, b, variances):

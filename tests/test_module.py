@@ -8,8 +8,8 @@ from scvi import REGISTRY_KEYS
 from torch import nn
 
 from trvae_scvi import TRVAE, TRVAEModule
-from trvae_scvi._mmd import mmd
-from trvae_scvi._nn import ConditionLinear, CovariateLinear
+from trvae_scvi._math._mmd import mmd
+from trvae_scvi.module._networks import ConditionLinear, CovariateLinear
 
 N, GENES = 40, 15
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import trvae_scvi as tv
-from trvae_scvi._mmd import mmd
-from trvae_scvi._porting import read_scarches
+from trvae_scvi._math._mmd import mmd
+from trvae_scvi.model._scarches import read_scarches
 
 SAVED = Path(__file__).parent / "data" / "scarches"
 NAMES = ("nb_layer_z", "zinb_layer_y", "mse_batch_y", "nb_plain", "nb_query")

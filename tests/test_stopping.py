@@ -13,7 +13,7 @@ from helpers import FAST, make_trained
 from lightning.pytorch.callbacks import Callback
 
 import trvae_scvi as tv
-from trvae_scvi._plan import RestoreBestWeights
+from trvae_scvi.train._plan import RestoreBestWeights
 
 
 class Watch(Callback):

@@ -16,7 +16,8 @@ from scvi import REGISTRY_KEYS
 from scvi.dataloaders import AnnDataLoader
 
 import trvae_scvi as tv
-from trvae_scvi import _minibatches, _store, _values
+from trvae_scvi.data import _minibatches, _values
+from trvae_scvi.predict import _store
 
 SETUP = {
     "labels_key": "cell_type",

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from scvi.model.base import ArchesMixin
 
 import trvae_scvi as tv
-from trvae_scvi import _values
+from trvae_scvi.data import _values
 
 COVARIATES = (None, ["donor"], ["donor", "lab"])
 NETWORKS = {

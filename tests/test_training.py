@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from scipy import sparse
 
 import trvae_scvi as tv
-from trvae_scvi._batches import ConditionBalancedSampler, TRVAEDataSplitter
-from trvae_scvi._plan import RestoreBestWeights
+from trvae_scvi.data._sampler import ConditionBalancedSampler, TRVAEDataSplitter
+from trvae_scvi.train._plan import RestoreBestWeights
 
 TERMS = ("reconstruction_loss", "kl_local", "response_prior")
 
@@ -442,7 +442,7 @@ def test_a_trained_model_can_be_pickled(adata):
 
 @pytest.mark.parametrize(("n_cells", "epochs"), [(100, 400), (20_000, 60), (1_000_000, 10)])
 def test_default_number_of_epochs(n_cells, epochs):
-    from trvae_scvi._training import default_epochs
+    from trvae_scvi.train._training import default_epochs
 
     assert default_epochs(n_cells) == epochs
 

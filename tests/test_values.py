@@ -12,7 +12,7 @@ from helpers import FAST, make_trained
 from scipy import sparse
 
 import trvae_scvi as tv
-from trvae_scvi._values import NotCountsError, check_summary, summarize_tensor, summarize_values
+from trvae_scvi.data._values import NotCountsError, check_summary, summarize_tensor, summarize_values
 
 COUNTS = np.array([[0.0, 3.0, 1.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
 

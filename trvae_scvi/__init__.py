@@ -3,8 +3,8 @@
 from importlib.metadata import version
 
 from . import benchmark, datasets, mapping, metrics, nn, pl
-from ._model import TRVAE
-from ._module import TRVAEModule
+from .model import TRVAE
+from .module import TRVAEModule
 
 __all__ = ["TRVAE", "TRVAEModule", "benchmark", "datasets", "mapping", "metrics", "nn", "pl"]
 

@@ -15,7 +15,7 @@ from trvae_scvi.metrics._matrix import as_matrix
 
 from ._baselines import fold_change, mean_of_others, mean_shift, no_change
 from ._holdout import HoldOut, only_values, other_groups, rows_of
-from ._linear import pca_shift, ridge_shift
+from ._linear_baselines import pca_shift, ridge_shift
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

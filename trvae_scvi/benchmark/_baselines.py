@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from trvae_scvi._counterfactual import counterfactual_nb
-from trvae_scvi._validation import check_number
+from trvae_scvi._arguments import check_number
+from trvae_scvi._math._counterfactual import counterfactual_nb
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping

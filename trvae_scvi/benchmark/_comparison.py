@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from trvae_scvi._validation import check_column
+from trvae_scvi.data._columns import check_column
 from trvae_scvi.metrics import comparison_matrix, noise_ceiling, score_arrays, skill
 from trvae_scvi.metrics._anndata import check_same_genes
 

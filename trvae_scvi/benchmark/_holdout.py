@@ -10,8 +10,8 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from trvae_scvi._validation import check_column
-from trvae_scvi._values import get_values
+from trvae_scvi.data._columns import check_column
+from trvae_scvi.data._values import get_values
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence

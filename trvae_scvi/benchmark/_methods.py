@@ -19,10 +19,10 @@ import scvi
 import torch
 from anndata import AnnData
 
-from trvae_scvi._decoding import METHODS
-from trvae_scvi._model import TRVAE
-from trvae_scvi._validation import check_choice
+from trvae_scvi._arguments import check_choice
 from trvae_scvi.metrics import comparison_matrix
+from trvae_scvi.model._trvae_model import TRVAE
+from trvae_scvi.predict._decoding import METHODS
 
 from ._holdout import other_groups
 

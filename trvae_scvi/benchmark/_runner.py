@@ -14,9 +14,10 @@ from joblib import Parallel, delayed
 from joblib.parallel import get_active_backend
 from scvi.utils import track
 
+from trvae_scvi._arguments import check_choice, check_integer
 from trvae_scvi._files import write_text
-from trvae_scvi._validation import check_choice, check_column, check_integer
-from trvae_scvi._values import summarize_values
+from trvae_scvi.data._columns import check_column
+from trvae_scvi.data._values import summarize_values
 from trvae_scvi.metrics import METRICS, SKILL_METRICS
 
 from ._baseline_methods import BASELINES

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._cells import HoldOut, read_cells, same_value, select_cells
+from ._evaluation import write_report
+from ._input import HoldOut, read_cells, same_value, select_cells
 from ._places import check_folder, check_new
-from ._report import write_report
 from ._terminal import INTERRUPTED, Commands, UserError, described, say
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _untrained(
     import scvi
 
     from trvae_scvi import TRVAE
-    from trvae_scvi._values import NotCountsError
+    from trvae_scvi.data._values import NotCountsError
 
     training = adata if hold_out is None else adata[~hold_out.mask(adata).to_numpy()].copy()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -6,8 +6,9 @@ long as query and reference were embedded by the same one.
 
 from __future__ import annotations
 
-from ._genes import GeneComparison, align_genes, compare_genes
-from ._score import mapping_score
+from trvae_scvi.data._genes import GeneComparison, align_genes, compare_genes
+
+from ._mapping_score import mapping_score
 from ._transfer import transfer_labels
 
 __all__ = ["GeneComparison", "align_genes", "compare_genes", "mapping_score", "transfer_labels"]

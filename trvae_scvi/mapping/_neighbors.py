@@ -6,7 +6,7 @@ import numpy as np
 from anndata import AnnData
 from sklearn.neighbors import NearestNeighbors
 
-from trvae_scvi._validation import check_integer
+from trvae_scvi._arguments import check_integer
 
 __all__ = ["get_embeddings", "nearest_cells"]
 

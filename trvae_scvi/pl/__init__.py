@@ -6,11 +6,11 @@ Each plot draws a table that a public function computes; nothing is saved and no
 from __future__ import annotations
 
 from ._heatmap import score_heatmap, score_heatmap_frame
+from ._history import training, training_frame
 from ._latent import latent_umap, latent_umap_frame
 from ._regression import reg_mean, reg_var, regression_fit, regression_frame
 from ._response import response, response_frame
 from ._scores import score_table, scores
-from ._training import training, training_frame
 from ._violin import violin, violin_frame
 
 __all__ = [

@@ -16,14 +16,15 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
-from ._compat import (
+from trvae_scvi._arguments import plain_list
+from trvae_scvi._compat import (
     get_minify_type,
     registered_categories,
     registered_continuous_covariates,
     registered_covariates,
     registered_var_names,
 )
-from ._validation import plain_list
+
 from ._values import check_summary, summarize_tensor
 
 if TYPE_CHECKING:

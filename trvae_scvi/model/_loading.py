@@ -19,12 +19,13 @@ from packaging.version import Version
 from scvi import settings
 from scvi.model.base import BaseModelClass
 
-from ._compat import latest_registry
-from ._porting import read_scarches
-from ._registry import adopting
+from trvae_scvi._compat import latest_registry
+from trvae_scvi.data._columns import check_anndata
+from trvae_scvi.data._registry import adopting
+from trvae_scvi.data._values import read_once
+
 from ._saving import differing_versions, history_from_plain, history_to_plain, write_versions
-from ._validation import check_anndata
-from ._values import read_once
+from ._scarches import read_scarches
 
 if TYPE_CHECKING:
     from typing import Self

@@ -18,16 +18,17 @@ from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import LoudEarlyStopping, TrainingPlan
 from scvi.utils import unsupported_if_adata_minified
 
-from ._batches import TRVAEDataSplitter, seeded
-from ._compat import merge_kwargs
+from trvae_scvi._arguments import check_choice, check_integer, check_number
+from trvae_scvi._compat import merge_kwargs
+from trvae_scvi._math._mmd import MIN_CELLS
+from trvae_scvi.data._designs import warn
+from trvae_scvi.data._registry import adopting
+from trvae_scvi.data._sampler import TRVAEDataSplitter, seeded
+from trvae_scvi.data._values import read_once
+
 from ._datamodule import CheckBatches
-from ._designs import warn
-from ._mmd import MIN_CELLS
 from ._plan import RestoreBestWeights, TRVAETrainingPlan
-from ._registry import adopting
 from ._stopping import Progress, usable_afterwards
-from ._validation import check_choice, check_integer, check_number
-from ._values import read_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from lightning.pytorch.callbacks import Callback
 
-    from ._module import TRVAEModule
+    from trvae_scvi.module._trvae_module import TRVAEModule
 
 __all__ = ["TrainingMixin", "default_epochs"]
 

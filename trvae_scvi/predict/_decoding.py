@@ -11,17 +11,22 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from ._cells import CellsMixin
-from ._compat import ADATA_MINIFY_TYPE, MODULE_KEYS, registered_continuous_covariates, registered_covariates
-from ._counterfactual import counterfactual_nb, counterfactual_normal, counterfactual_poisson, counterfactual_zinb
-from ._draws import bounded_theta, draw_nb, draw_poisson
-from ._module import means_only
-from ._validation import check_choice, check_finite, check_integer, check_number
+from trvae_scvi._arguments import check_choice, check_finite, check_integer, check_number
+from trvae_scvi._compat import ADATA_MINIFY_TYPE, MODULE_KEYS, registered_continuous_covariates, registered_covariates
+from trvae_scvi._math._counterfactual import (
+    counterfactual_nb,
+    counterfactual_normal,
+    counterfactual_poisson,
+    counterfactual_zinb,
+)
+from trvae_scvi._math._draws import bounded_theta, draw_nb, draw_poisson
+from trvae_scvi.data._cells import CellsMixin
+from trvae_scvi.module._trvae_module import means_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._module import TRVAEModule
+    from trvae_scvi.module._trvae_module import TRVAEModule
 
 __all__ = ["METHODS", "Decoded", "DecodingMixin", "Options"]
 

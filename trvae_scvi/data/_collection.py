@@ -17,9 +17,9 @@ from annbatch import DatasetCollection
 from anndata import AnnData
 from pandas.api.types import union_categoricals
 
-from trvae_scvi._batches import current_seed
-from trvae_scvi._validation import check_column, check_covariates
-from trvae_scvi._values import ValueSummary, check_finite_values, summarize_values
+from ._columns import check_column, check_covariates
+from ._sampler import current_seed
+from ._values import ValueSummary, check_finite_values, summarize_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from trvae_scvi._files import finished_at_end, write_text
 
-from ._cells import HoldOut, select_cells
+from ._input import HoldOut, select_cells
 from ._terminal import console, say
 
 if TYPE_CHECKING:

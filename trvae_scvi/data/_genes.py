@@ -5,16 +5,17 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
-from trvae_scvi._gene_names import naming_hint
-from trvae_scvi._validation import check_anndata, check_number
+from trvae_scvi._arguments import check_number
 
-from ._columns import place_columns
+from ._columns import check_anndata
+from ._gene_names import naming_hint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _KEY = "gene_alignment"
 _SHOWN = 5
+_ROWS = 4096  # of a matrix on disk, read at a time
 
 
 class GeneComparison(NamedTuple):
@@ -198,9 +200,9 @@ def _check_missing(adata: AnnData, wanted: pd.Index, missing: pd.Index, max_miss
 def _with_genes(adata: AnnData, positions: np.ndarray, wanted: pd.Index) -> AnnData:
     x = adata.X  # once: a view of a backed object reads it from the file at every access
     # newer versions of anndata list X as the layer None
-    layers = {key: place_columns(adata.layers[key], positions) for key in adata.layers if key is not None}
+    layers = {key: _place_columns(adata.layers[key], positions) for key in adata.layers if key is not None}
     return AnnData(
-        X=None if x is None else place_columns(x, positions),
+        X=None if x is None else _place_columns(x, positions),
         layers=layers,
         obs=adata.obs.copy(),
         var=_var_of(adata.var, positions, wanted),
@@ -220,3 +222,44 @@ def _var_of(var: pd.DataFrame, positions: np.ndarray, wanted: pd.Index) -> pd.Da
     var = var.reset_index(drop=True).reindex(positions)
     var.index = wanted.rename(None)
     return var
+
+
+def _place_columns(x: Any, positions: np.ndarray) -> np.ndarray | sparse.csr_matrix | sparse.csr_array:
+    """Give a matrix whose column `j` is column ``positions[j]`` of `x`, or zero where that is negative.
+
+    Parameters
+    ----------
+    x
+        `n x g` values: dense, sparse or backed. Of backed ones, only the columns that are asked for are kept in memory.
+    positions
+        `d` positions below `g`, none of them twice; negative for columns of zeros.
+
+    Returns
+    -------
+    The `n x d` matrix in new memory and of the same dtype; dense for dense, CSR for any sparse one.
+    """
+    if isinstance(x, np.ndarray) or sparse.issparse(x):
+        return _place(x, positions)
+    if getattr(x, "format", None) == "csc":  # backed by columns: cheap to read those, dear to read rows
+        present = positions >= 0
+        return _place(x[:, positions[present]], np.where(present, np.cumsum(present) - 1, -1))
+    # By rows: anndata reads the whole matrix to take columns out of a backed CSR one.
+    chunks = (x[start : start + _ROWS] for start in range(0, x.shape[0], _ROWS))
+    loaded = (chunk.compute() if hasattr(chunk, "compute") else chunk for chunk in chunks)  # dask
+    blocks = [_place(chunk if sparse.issparse(chunk) else np.asarray(chunk), positions) for chunk in loaded]
+    return sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.concatenate(blocks)
+
+
+def _place(x: Any, positions: np.ndarray) -> Any:
+    target = np.flatnonzero(positions >= 0)
+    source = positions[target]
+    shape = (x.shape[0], len(positions))
+    if not sparse.issparse(x):
+        out = np.zeros(shape, dtype=x.dtype)
+        out[:, target] = x[:, source]
+        return out
+    taken = x[:, source].tocsr()
+    make = sparse.csr_array if isinstance(x, sparse.sparray) else sparse.csr_matrix
+    placed = make((taken.data, target[taken.indices], taken.indptr), shape=shape)
+    placed.sort_indices()
+    return placed

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from scvi.utils import track
 
-from trvae_scvi._intervals import ModelError, calibrate, margin, standard_error
-from trvae_scvi._validation import check_column, check_number
+from trvae_scvi._arguments import check_number
+from trvae_scvi._math._intervals import ModelError, calibrate, margin, standard_error
+from trvae_scvi.data._columns import check_column
 from trvae_scvi.metrics import comparison_matrix, interval_coverage, responsive_genes
 
 from ._baseline_methods import predicted_cells

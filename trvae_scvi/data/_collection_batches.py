@@ -15,7 +15,7 @@ from annbatch.abc import Sampler
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from trvae_scvi._batches import ConditionBalancedSampler
+from ._sampler import ConditionBalancedSampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,8 +13,8 @@ from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from ._compat import registered_categories, registered_var_names
-from ._validation import plain_list
+from trvae_scvi._arguments import plain_list
+from trvae_scvi._compat import registered_categories, registered_var_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

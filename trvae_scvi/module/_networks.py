@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from ._linear import grouped_linear, sparse_linear
-from ._precision import full
+from trvae_scvi._math._linear import grouped_linear, sparse_linear
+from trvae_scvi._math._precision import full
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .nn import Network
+    from trvae_scvi.nn import Network
 
 __all__ = ["CONDITION_LAYERS", "NORMALIZATIONS", "ConditionLinear", "CovariateLinear", "Decoder", "Encoder", "Table"]
 

@@ -13,13 +13,14 @@ from anndata import AnnData
 from lightning.pytorch import LightningDataModule
 from scvi import REGISTRY_KEYS
 
-from trvae_scvi._batches import current_seed
+from trvae_scvi._arguments import check_integer
 from trvae_scvi._compat import registered_categories
-from trvae_scvi._designs import warn_of_nesting, warn_of_similar_names
-from trvae_scvi._validation import check_condition, check_integer
 
 from ._collection import backed, named_columns, place_in, read_categorical, read_numbers, read_var_names, value_summary
-from ._runs import Minibatches, RunSampler, fast_decompression
+from ._collection_batches import Minibatches, RunSampler, fast_decompression
+from ._columns import check_condition
+from ._designs import warn_of_nesting, warn_of_similar_names
+from ._sampler import current_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Checks of arguments and of the columns of `obs`. They raise before anything is written or trained."""
+"""Checks of an AnnData and the columns of its `obs`. They raise before anything is written or trained."""
 
 from __future__ import annotations
 
@@ -9,48 +9,28 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from trvae_scvi._arguments import plain_list
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
     "check_anndata",
-    "check_boolean",
-    "check_choice",
     "check_column",
     "check_condition",
     "check_covariates",
-    "check_finite",
-    "check_integer",
     "check_known_conditions",
     "check_keys",
     "check_known_covariate",
     "check_known_labels",
     "check_not_condition",
     "check_not_view",
-    "check_number",
     "check_one_kind",
     "check_query_conditions",
     "check_same_kind",
-    "plain_list",
 ]
 
 _MIN_CELLS = 3
-
-
-def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Raise a ValueError unless `value` is one of `choices`."""
-    try:
-        known = value in choices
-    except ValueError:  # an array, which compares with each of its entries
-        known = False
-    if not known:
-        msg = f"Expected `{name}` to be one of {plain_list(choices)}, found {value!r}."
-        raise ValueError(msg)
-
-
-def plain_list(values: Iterable[object]) -> list[object]:
-    """Values for a message, as Python's own types."""
-    return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
 def check_anndata(adata: object) -> None:
@@ -65,44 +45,6 @@ def check_anndata(adata: object) -> None:
     if not isinstance(adata.obs, pd.DataFrame):
         msg = "`adata` was opened lazily; its columns are not in memory. Load it: `adata = adata.to_memory()`."
         raise TypeError(msg)
-
-
-def check_boolean(name: str, value: object) -> None:
-    """Raise a TypeError unless `value` is ``True`` or ``False``."""
-    if not isinstance(value, bool | np.bool_):
-        msg = f"Expected `{name}` to be True or False, found {value!r}."
-        raise TypeError(msg)
-
-
-def check_integer(name: str, value: object, minimum: int) -> None:
-    """Raise a TypeError unless `value` is an integer, a ValueError if it is below `minimum`."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        msg = f"Expected `{name}` to be an integer, found {value!r}."
-        raise TypeError(msg)
-    if value < minimum:
-        msg = f"Expected `{name}` of at least {minimum}, found {value}."
-        raise ValueError(msg)
-
-
-def check_number(name: str, value: object, *, positive: bool = False, below: float = np.inf) -> None:
-    """Raise a TypeError unless `value` is a real number, a ValueError unless 0 <= (or <) value < below."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        msg = f"Expected `{name}` to be a number, found {value!r}."
-        raise TypeError(msg)
-    if not (0.0 <= float(value) < below) or (positive and value == 0):
-        low = "above 0" if positive else "of at least 0"
-        msg = f"Expected `{name}` {low} and below {below}, found {value}."
-        raise ValueError(msg)
-
-
-def check_finite(name: str, value: object) -> None:
-    """Raise a TypeError unless `value` is a real number, a ValueError if it is NaN or infinite."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        msg = f"Expected `{name}` to be a number, found {value!r}."
-        raise TypeError(msg)
-    if not np.isfinite(float(value)):
-        msg = f"Expected `{name}` to be finite, found {value}."
-        raise ValueError(msg)
 
 
 def check_not_view(adata: AnnData) -> None:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from ._mmd import TRVAE_BANDWIDTHS
-from ._validation import check_choice
+from trvae_scvi._arguments import check_choice
+from trvae_scvi._math._mmd import TRVAE_BANDWIDTHS
 
 if TYPE_CHECKING:
     import os

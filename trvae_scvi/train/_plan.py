@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from scvi.train import LoudEarlyStopping, TrainingPlan
 
-from ._batches import current_seed
+from trvae_scvi.data._sampler import current_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     from scvi.module.base import LossOutput
 
-    from ._module import TRVAEModule
+    from trvae_scvi.module._trvae_module import TRVAEModule
 
 __all__ = ["RestoreBestWeights", "TRVAETrainingPlan"]
 

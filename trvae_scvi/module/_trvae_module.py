@@ -14,17 +14,18 @@ from torch import nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 
-from ._compat import MODULE_KEYS
-from ._likelihoods import Bernoulli, log_bernoulli, log_nb, log_normal, log_poisson, log_zinb
-from ._linear import sum_of_squares
-from ._mmd import mmd
-from ._nn import ConditionLinear, Decoder, Encoder, Table
-from ._precision import no_autocast
+from trvae_scvi._compat import MODULE_KEYS
+from trvae_scvi._math._linear import sum_of_squares
+from trvae_scvi._math._log_likelihoods import Bernoulli, log_bernoulli, log_nb, log_normal, log_poisson, log_zinb
+from trvae_scvi._math._mmd import mmd
+from trvae_scvi._math._precision import no_autocast
+
+from ._networks import ConditionLinear, Decoder, Encoder, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .nn import Network
+    from trvae_scvi.nn import Network
 
 __all__ = ["COUNT_LIKELIHOODS", "DISPERSIONS", "GENE_LIKELIHOODS", "MMD_LOCATIONS", "TRVAEModule", "means_only"]
 

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 from scvi import settings
 
+from trvae_scvi._arguments import check_number
+from trvae_scvi._math._intervals import DEFAULT_MODEL_ERROR, ModelError, margin, standard_error
+from trvae_scvi.data._columns import check_column
+
 from ._decoding import Options
-from ._intervals import DEFAULT_MODEL_ERROR, ModelError, margin, standard_error
 from ._prediction import PredictionMixin
-from ._validation import check_column, check_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy import sparse
 
-    from ._cells import Cells
+    from trvae_scvi.data._cells import Cells
 
 __all__ = ["EffectMixin"]
 

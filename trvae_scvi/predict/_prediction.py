@@ -12,24 +12,25 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.utils import track
 
-from ._annotation import check_writable, fingerprint, free_source_key, predicted_obs, target_measured
-from ._compat import (
+from trvae_scvi._arguments import plain_list
+from trvae_scvi._compat import (
     registered_categories,
     registered_continuous_covariates,
     registered_covariates,
     registered_var_names,
 )
+
+from ._annotation import check_writable, fingerprint, free_source_key, predicted_obs, target_measured
 from ._decoding import METHODS, DecodingMixin, Options
 from ._store import DiskStore, MemoryStore, check_out
-from ._validation import plain_list
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from ._minibatches import CellMinibatches, LoaderMinibatches
-    from ._module import TRVAEModule
+    from trvae_scvi.data._minibatches import CellMinibatches, LoaderMinibatches
+    from trvae_scvi.module._trvae_module import TRVAEModule
 
 __all__ = ["METHODS", "PredictionMixin"]
 

@@ -11,7 +11,8 @@ from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 
-from ._compat import (
+from trvae_scvi._arguments import check_choice, check_integer
+from trvae_scvi._compat import (
     ADATA_MINIFY_TYPE,
     SETUP_COLUMNS,
     get_minify_type,
@@ -19,9 +20,10 @@ from ._compat import (
     registered_categories,
     registered_var_names,
 )
+
+from ._columns import check_anndata, check_condition, check_known_conditions
 from ._gene_names import check_var_names
 from ._minibatches import CellMinibatches, Expression, LoaderMinibatches
-from ._validation import check_anndata, check_choice, check_condition, check_integer, check_known_conditions
 from ._values import check_summary, get_values, place_of, summarize_values
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from scvi.data import AnnDataManager
 
-    from ._module import TRVAEModule
+    from trvae_scvi.module._trvae_module import TRVAEModule
 
 __all__ = ["NOT_TRAINED", "Cells", "CellsMixin", "positions_of"]
 

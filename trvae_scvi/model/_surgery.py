@@ -11,9 +11,8 @@ import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
 
-from ._batches import current_seed
-from ._cells import CellsMixin
-from ._compat import (
+from trvae_scvi._arguments import check_boolean, check_integer, plain_list
+from trvae_scvi._compat import (
     MODULE_KEYS,
     registered_categories,
     registered_covariates,
@@ -21,21 +20,20 @@ from ._compat import (
     single_device,
     subset_genes,
 )
-from ._designs import warn_of_similar_names
-from ._gene_names import check_var_names
-from ._validation import (
+from trvae_scvi.data._cells import CellsMixin
+from trvae_scvi.data._columns import (
     check_anndata,
-    check_boolean,
     check_column,
     check_condition,
-    check_integer,
     check_not_view,
     check_query_conditions,
     check_same_kind,
-    plain_list,
 )
-from ._values import check_summary, get_values, place_of, read_once, summarize_values
-from .mapping import align_genes
+from trvae_scvi.data._designs import warn_of_similar_names
+from trvae_scvi.data._gene_names import check_var_names
+from trvae_scvi.data._sampler import current_seed
+from trvae_scvi.data._values import check_summary, get_values, place_of, read_once, summarize_values
+from trvae_scvi.mapping import align_genes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

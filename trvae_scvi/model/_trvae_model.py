@@ -18,9 +18,8 @@ from scvi.data.fields import (
 from scvi.model.base import BaseMinifiedModeModelClass
 from scvi.utils import setup_anndata_dsp
 
-from ._batches import seeded
-from ._combination import CombinationMixin
-from ._compat import (
+from trvae_scvi._arguments import check_boolean, check_choice, check_integer, check_number
+from trvae_scvi._compat import (
     DataManager,
     get_minify_type,
     registered_categories,
@@ -28,33 +27,22 @@ from ._compat import (
     registered_covariates,
     registered_var_names,
 )
-from ._datamodule import DataModuleMixin
-from ._designs import warn, warn_of_few_cells, warn_of_nesting, warn_of_similar_names
-from ._effect import EffectMixin
-from ._gene_names import check_var_names
-from ._inherited import InheritedMixin
-from ._loading import LoadingMixin
-from ._mmd import MIN_CELLS, MMD_KERNELS
-from ._module import DISPERSIONS, GENE_LIKELIHOODS, MMD_LOCATIONS, TRVAEModule
-from ._nn import CONDITION_LAYERS, NORMALIZATIONS
-from ._surgery import SurgeryMixin
-from ._training import TrainingMixin
-from ._validation import (
+from trvae_scvi._math._mmd import MIN_CELLS, MMD_KERNELS
+from trvae_scvi.data._columns import (
     check_anndata,
-    check_boolean,
-    check_choice,
     check_condition,
     check_covariates,
-    check_integer,
     check_keys,
     check_known_conditions,
     check_known_covariate,
     check_known_labels,
     check_not_condition,
     check_not_view,
-    check_number,
 )
-from ._values import (
+from trvae_scvi.data._designs import warn, warn_of_few_cells, warn_of_nesting, warn_of_similar_names
+from trvae_scvi.data._gene_names import check_var_names
+from trvae_scvi.data._sampler import seeded
+from trvae_scvi.data._values import (
     check_finite_values,
     check_storage,
     check_summary,
@@ -63,7 +51,17 @@ from ._values import (
     place_of,
     summarize_values,
 )
-from .nn import Network
+from trvae_scvi.module._networks import CONDITION_LAYERS, NORMALIZATIONS
+from trvae_scvi.module._trvae_module import DISPERSIONS, GENE_LIKELIHOODS, MMD_LOCATIONS, TRVAEModule
+from trvae_scvi.nn import Network
+from trvae_scvi.predict._combination import CombinationMixin
+from trvae_scvi.predict._effect import EffectMixin
+from trvae_scvi.train._datamodule import DataModuleMixin
+from trvae_scvi.train._training import TrainingMixin
+
+from ._inherited import InheritedMixin
+from ._loading import LoadingMixin
+from ._surgery import SurgeryMixin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from trvae_scvi._arguments import check_choice, plain_list
+
 from ._decoding import Options
 from ._prediction import PredictionMixin
-from ._validation import check_choice, plain_list
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
 
-    from ._module import TRVAEModule
+    from trvae_scvi.module._trvae_module import TRVAEModule
 
 __all__ = ["CombinationMixin", "combination_weights"]
 

@@ -14,23 +14,23 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass
 
-from ._compat import (
+from trvae_scvi._compat import (
     registered_categories,
     registered_continuous_covariates,
     registered_covariates,
     registered_var_names,
 )
-from ._registry import make_registry, own_registry
-from ._validation import check_keys, check_not_condition
-from ._values import ValueSummary, check_summary, summarize_tensor
+from trvae_scvi.data._columns import check_keys, check_not_condition
+from trvae_scvi.data._registry import make_registry, own_registry
+from trvae_scvi.data._values import ValueSummary, check_summary, summarize_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import lightning.pytorch as pl
 
-    from ._disk import CollectionDataModule
-    from ._module import TRVAEModule
+    from trvae_scvi.data._collection_module import CollectionDataModule
+    from trvae_scvi.module._trvae_module import TRVAEModule
 
 __all__ = ["CheckBatches", "DataModuleMixin"]
 
@@ -171,7 +171,8 @@ class DataModuleMixin(BaseModelClass):
         >>> latent = model.get_latent_representation(dataloader=dm.inference_dataloader())  # doctest: +SKIP
         """
         try:
-            from ._disk import CollectionDataModule, build_collection, open_collection
+            from trvae_scvi.data._collection import build_collection, open_collection
+            from trvae_scvi.data._collection_module import CollectionDataModule
         except ImportError as error:
             msg = (
                 "Training from disk needs annbatch, which runs on Python 3.12 or newer. Install the extra `annbatch`: "

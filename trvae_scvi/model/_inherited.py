@@ -18,13 +18,14 @@ from anndata.abc import CSCDataset, CSRDataset
 from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, VAEMixin
 
-from ._cells import NOT_TRAINED, CellsMixin, positions_of
-from ._compat import SETUP_COLUMNS, StateRegistry, registered_categories, registered_var_names
-from ._designs import warn
-from ._module import means_only
-from ._registry import adopting, is_adopting
-from ._validation import check_column, check_integer, plain_list
-from ._values import check_storage, get_values, place_of
+from trvae_scvi._arguments import check_integer, plain_list
+from trvae_scvi._compat import SETUP_COLUMNS, StateRegistry, registered_categories, registered_var_names
+from trvae_scvi.data._cells import NOT_TRAINED, CellsMixin, positions_of
+from trvae_scvi.data._columns import check_column
+from trvae_scvi.data._designs import warn
+from trvae_scvi.data._registry import adopting, is_adopting
+from trvae_scvi.data._values import check_storage, get_values, place_of
+from trvae_scvi.module._trvae_module import means_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,0 +1,1 @@
+"""Training: the plan, what is kept, and where the batches come from."""
