@@ -15,6 +15,7 @@ from scipy import sparse
 import trvae_scvi as tv
 
 annbatch = pytest.importorskip("annbatch", reason="annbatch needs Python 3.12 and the extra trvae-scvi[annbatch]")
+zarr = pytest.importorskip("zarr")
 
 SMALL = {"n_hidden": 32, "n_latent": 5}
 
@@ -100,6 +101,23 @@ def test_validation_cells_are_drawn_from_the_whole_collection(datamodule):
     assert datamodule.train_idx.tolist() == list(range(n // 2))
     assert datamodule.val_idx.tolist() == list(range(n // 2, 3 * n // 4))
     assert len(datamodule.test_idx) == n // 4
+
+
+def test_the_seed_is_that_of_when_the_cells_were_divided(datamodule):
+    datamodule.set_batch_size(32)
+    before = np.concatenate(numbers(datamodule.train_dataloader()))
+    scvi.settings.seed = 3
+    assert np.array_equal(np.concatenate(numbers(datamodule.train_dataloader())), before)
+    datamodule.set_split()
+    assert datamodule.seed == 3
+    assert not np.array_equal(np.concatenate(numbers(datamodule.train_dataloader())), before)
+
+
+def test_settings_of_zarr_are_left_as_they_were(datamodule):
+    before = zarr.config.get("codec_pipeline")
+    for batches in (datamodule.inference_dataloader(batch_size=64), datamodule.train_dataloader()):
+        next(iter(batches))  # not read to the end
+        assert zarr.config.get("codec_pipeline") == before
 
 
 def test_training_batches_never_hold_validation_cells(cells, datamodule):
@@ -294,6 +312,9 @@ def test_what_is_there_is_not_overwritten_unasked(files, datamodule, tmp_path):
         tv.TRVAE.setup_annbatch(tmp_path / "cells.zarr", files)
     rebuilt = tv.TRVAE.setup_annbatch(tmp_path / "cells.zarr", files[:1] + files[1:], rebuild=True)
     assert rebuilt.n_obs == datamodule.n_obs
+    assert rebuilt.values == datamodule.values
+    one = tv.TRVAE.setup_annbatch(tmp_path / "cells.zarr", files[1:], condition_key="cell_type", rebuild=True)
+    assert one.n_obs < datamodule.n_obs  # nothing is left of the first
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(FileExistsError, match="no annbatch collection"):

@@ -13,7 +13,10 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 import trvae_scvi as tv
-from trvae_scvi.train._datamodule import CheckBatches
+from trvae_scvi.data import _protocols
+from trvae_scvi.data._registry import make_registry, setup_arguments
+from trvae_scvi.module._objective import response_prior
+from trvae_scvi.train._datamodule import CheckBatches, prepare_datamodule
 
 
 class HandWritten(LightningDataModule):
@@ -126,6 +129,21 @@ class WithoutValidation(HandWritten):
     val_dataloader = LightningDataModule.val_dataloader
 
 
+class Able(HandWritten):
+    """Can do all that is asked of a data module, and notes what it was."""
+
+    mmd_reference = None
+    values = None
+    n_train, n_val = 300, 100
+
+    def set_batch_size(self, batch_size):
+        self.batch_size = batch_size
+
+    def set_split(self, **split):
+        self.split = split
+
+
+OPTIONAL = [name for name in _protocols.__all__ if name not in ("DataModule", "CountsCells")]
 SMALL = {"n_hidden": 32, "n_latent": 5}
 ALL_COLUMNS = {"label_key": "cell_type", "covariate": "donor", "number": "age"}
 OUR_NAMES = {
@@ -166,6 +184,52 @@ def test_the_registry_is_that_of_a_setup_of_the_same_cells(adata):
         assert ours["summary_stats"] == theirs["summary_stats"]
         for key, value in theirs["state_registry"].items():
             assert str(ours["state_registry"][key]) == str(value)
+
+
+def test_a_registry_is_made_of_names_alone(adata):
+    registry = make_registry(
+        setup_arguments("condition"),
+        var_names=adata.var_names,
+        categories={"condition": ["stimulated", "control"]},
+        n_obs=adata.n_obs,
+    )
+    tv.TRVAE.setup_anndata(adata, source_registry=registry)
+    assert list(tv.TRVAE(adata).get_state_registry("batch").categorical_mapping) == ["stimulated", "control"]
+    tv.TRVAE.setup_anndata(adata)
+    expected = tv.TRVAE(adata).registry_
+    assert registry["setup_args"] == expected["setup_args"]
+    assert registry.keys() == expected.keys()
+    with pytest.raises(TypeError, match="list of columns, found the text 'donor'"):
+        setup_arguments("condition", categorical_covariate_keys="donor")
+
+
+@pytest.mark.parametrize("name", _protocols.__all__)
+def test_what_a_data_module_can_do_is_told_by_its_attributes(adata, name):
+    able = getattr(_protocols, name)
+    assert isinstance(Able(adata), able)
+    assert isinstance(HandWritten(adata), able) == (name not in OPTIONAL)
+    assert not isinstance(LightningDataModule(), able)
+
+
+def test_a_data_module_is_asked_for_no_more_than_it_can_do(adata):
+    options = {
+        "mmd_reference": 1,
+        "batch_size": 128,
+        "train_size": None,
+        "validation_size": None,
+        "shuffle_set_split": False,
+        "needs_validation": True,
+        "n_cells": 7,
+    }
+    able = Able(adata)
+    assert prepare_datamodule(able, **options) == (400, 300)
+    assert (able.mmd_reference, able.batch_size) == (1, 128)
+    assert able.split == {"train_size": 0.9, "validation_size": None, "shuffle_set_split": False}
+    assert prepare_datamodule(HandWritten(adata), **options) == (400, 400)
+    assert prepare_datamodule(LightningDataModule(), **options | {"needs_validation": False}) == (7, 7)
+    able.n_val = 0
+    with pytest.raises(ValueError, match="needs validation cells"):
+        prepare_datamodule(able, **options)
 
 
 def test_training_lowers_the_loss_and_restores_the_best_weights(adata):
@@ -231,7 +295,9 @@ def test_the_loss_knows_the_number_of_cells(adata):
     _, model = make(adata, train={"early_stopping": False, "max_epochs": 1})
     prior = float(model.history["response_prior_train"].iloc[-1, 0])
     with torch.no_grad():
-        assert prior <= 2 * float(model.module._response_prior(adata.n_obs))
+        assert prior <= 2 * float(
+            response_prior(model.module.decoder, scale=model.module.response_scale, n_obs=adata.n_obs)
+        )
     assert prior > 0
 
 
@@ -294,14 +360,17 @@ def test_registries_that_cannot_serve_are_refused(adata):
 def test_a_setup_of_another_model_serves_with_its_batch(adata):
     scvi.model.SCVI.setup_anndata(adata, batch_key="condition")
     model = tv.TRVAE(registry=scvi.model.SCVI(adata).registry_)
-    assert list(model._conditions) == ["control", "stimulated"]
-    assert model._condition_key == "condition"
+    assert list(model.get_state_registry("batch").categorical_mapping) == ["control", "stimulated"]
+    assert model.registry["setup_args"]["condition_key"] == "condition"
 
 
 def test_encoders_kept_as_a_mapping_keep_their_codes(adata):
     registry = HandWritten(adata).registry
     registry["field_registries"]["batch"]["state_registry"]["categorical_mapping"] = {"stimulated": 0, "control": 1}
-    assert list(tv.TRVAE(registry=registry)._conditions) == ["stimulated", "control"]
+    assert list(tv.TRVAE(registry=registry).get_state_registry("batch").categorical_mapping) == [
+        "stimulated",
+        "control",
+    ]
 
 
 def test_another_data_module_is_refused(adata):

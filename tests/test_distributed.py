@@ -16,7 +16,8 @@ import torch
 from helpers import FAST
 
 import trvae_scvi as tv
-from trvae_scvi.data._sampler import ConditionBalancedSampler, TRVAEDataSplitter
+from trvae_scvi.data._sampler import ConditionBalancedSampler
+from trvae_scvi.train._splitter import TRVAEDataSplitter
 
 SCRIPT = Path(__file__).with_name("distributed_script.py")
 needs_gloo = pytest.mark.skipif(

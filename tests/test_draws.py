@@ -7,7 +7,7 @@ import pytest
 from scipy import special, stats
 
 from trvae_scvi._math._draws import MAX_RATE, draw_nb, draw_poisson
-from trvae_scvi.predict._decoding import Decoded, _sample
+from trvae_scvi._math._likelihoods import Decoded, NegativeBinomialCounts
 
 N = 200_000
 
@@ -141,9 +141,9 @@ def test_what_overflowed_is_drawn():
 def test_samples_of_extreme_dispersions():
     shape = (200, 50)
     mu = np.full(shape, 3.0, np.float32)
-    poisson = _sample(Decoded(mu, np.full(50, np.inf, np.float32), None), np.random.default_rng(7))
+    poisson = NegativeBinomialCounts().sample(Decoded(mu, np.full(50, np.inf, np.float32)), np.random.default_rng(7))
     assert_law(poisson.toarray().ravel(), stats.poisson(3.0))
-    huge = _sample(Decoded(mu * 1e12, np.zeros(50, np.float32), None), np.random.default_rng(7))
+    huge = NegativeBinomialCounts().sample(Decoded(mu * 1e12, np.zeros(50, np.float32)), np.random.default_rng(7))
     assert np.isfinite(huge.data).all()
 
 

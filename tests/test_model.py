@@ -18,7 +18,7 @@ import trvae_scvi as tv
 def test_one_line_set_up_finds_the_condition(adata):
     tv.TRVAE.setup_anndata(adata)
     model = tv.TRVAE(adata)
-    assert list(model._conditions) == ["control", "stimulated"]
+    assert list(model.get_state_registry("batch").categorical_mapping) == ["control", "stimulated"]
     assert model.summary_stats["n_batch"] == 2
 
 

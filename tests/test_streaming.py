@@ -16,8 +16,9 @@ from scvi import REGISTRY_KEYS
 from scvi.dataloaders import AnnDataLoader
 
 import trvae_scvi as tv
-from trvae_scvi.data import _minibatches, _values
+from trvae_scvi.data import _expression, _values
 from trvae_scvi.predict import _store
+from trvae_scvi.predict._predictor import Predictor
 
 SETUP = {
     "labels_key": "cell_type",
@@ -72,7 +73,7 @@ def on_disk(request, small, tmp_path):
 @pytest.fixture
 def reads(monkeypatch):
     """Numbers of rows of every read of expression."""
-    read = _minibatches.Expression.__getitem__
+    read = _expression.Expression.__getitem__
     rows = []
 
     def counting(self, asked):
@@ -80,7 +81,7 @@ def reads(monkeypatch):
         rows.append(block.shape[0])
         return block
 
-    monkeypatch.setattr(_minibatches.Expression, "__getitem__", counting)
+    monkeypatch.setattr(_expression.Expression, "__getitem__", counting)
     return rows
 
 
@@ -159,16 +160,17 @@ def test_more_counts_than_fit_into_32_bits(tmp_path):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_crash_leaves_nothing(trained, control, tmp_path, monkeypatch, suffix):
-    blocks, calls = trained._blocks, []
+    blocks, calls = Predictor.blocks, []
 
     def crashing(*args):
-        calls.append(sorted(file.name for file in tmp_path.iterdir()))
-        if len(calls) == 3:
-            raise RuntimeError("power cut")
-        return blocks(*args)
+        for block in blocks(*args):
+            calls.append(sorted(file.name for file in tmp_path.iterdir()))
+            if len(calls) == 3:
+                raise RuntimeError("power cut")
+            yield block
 
     monkeypatch.setattr(_store, "_BUFFER", 1)
-    monkeypatch.setattr(trained, "_blocks", crashing)
+    monkeypatch.setattr(Predictor, "blocks", crashing)
     with pytest.raises(RuntimeError, match="power cut"):
         trained.predict_perturbation(control, target="all", batch_size=64, out=tmp_path / f"x{suffix}")
     assert calls == [[f"x{suffix}.unfinished"]] * 3
@@ -177,14 +179,14 @@ def test_a_crash_leaves_nothing(trained, control, tmp_path, monkeypatch, suffix)
 
 def test_what_cannot_be_written_is_known_before_anything_is_computed(trained, adata, tmp_path, monkeypatch):
     adata.obs["odd"] = [{"a": i} for i in range(adata.n_obs)]
-    monkeypatch.setattr(trained, "_blocks", None)
+    monkeypatch.setattr(Predictor, "blocks", None)
     with pytest.raises(TypeError):
         trained.predict_perturbation(adata, target="stimulated", out=tmp_path / "x.h5ad")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_written_over(trained, adata, tmp_path, monkeypatch):
-    monkeypatch.setattr(trained, "_cells_for_prediction", None)  # refused before the cells are looked at
+    monkeypatch.setattr(Predictor, "cells", None)  # refused before the cells are looked at
     paths = [tmp_path / "x.h5ad", tmp_path / "x.zarr", tmp_path / "y.h5ad.unfinished"]
     adata.write_h5ad(paths[0])
     paths[1].mkdir()

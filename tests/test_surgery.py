@@ -205,77 +205,6 @@ def test_nothing_new_needs_no_training(adata):
         model.train(max_epochs=1)
 
 
-def test_matching_needs_and_uses_cells_of_the_reference(adata, query, tmp_path):
-    options = {"encode_condition": True, "condition_layer": "first", "mmd_on": "z", "mmd_weight": 50.0}
-    reference = make_reference(adata, ["donor"], **options)
-    with pytest.raises(ValueError, match="store_reference_summary"):
-        tv.TRVAE.load_query_data(query, reference, match_reference=True)
-    reference.store_reference_summary(40)
-    summary = reference.reference_summary_
-    assert {name: len(values) for name, values in summary.items()} == dict.fromkeys(summary, 80)
-    assert "X" not in summary
-    reference.save(tmp_path / "reference")
-    # one condition: without cells of the reference there is nothing to match
-    one = query[query.obs["condition"] == "drug"].copy()
-    alone = train_on(one.copy(), reference)
-    matched = train_on(one, tmp_path / "reference", match_reference=True)
-    assert alone.history["mmd_train"].to_numpy(dtype=float).max() == 0.0
-    assert matched.history["mmd_train"].to_numpy(dtype=float).min() > 0.0
-    np.testing.assert_array_equal(matched.get_latent_representation(adata), reference.get_latent_representation(adata))
-
-
-@pytest.mark.parametrize(
-    ("options", "labels", "match"),
-    [
-        ({}, None, "would have no effect"),
-        ({"encode_condition": True, "mmd_on": None}, None, "would have no effect"),
-        ({"mmd_on": "z"}, None, "would have no effect"),
-        ({"encode_condition": True, "mmd_balance_labels": True}, "other ", "compares cells of equal label"),
-    ],
-)
-def test_matching_without_an_effect_is_refused(adata, query, options, labels, match):
-    reference = make_reference(adata, **options)
-    reference.store_reference_summary(40)
-    if labels is not None:
-        query.obs["cell_type"] = labels + query.obs["cell_type"].astype(str)
-    with pytest.raises(ValueError, match=match):
-        tv.TRVAE.load_query_data(query, reference, match_reference=True)
-
-
-def test_matching_leaves_random_answers_of_the_reference_alone(adata, query):
-    reference = make_reference(adata, encode_condition=True)
-    reference.store_reference_summary(40)
-    model = train_on(query, reference, match_reference=True)
-    found = []
-    for each in (reference, model):
-        torch.manual_seed(0)
-        found.append(each.get_elbo(adata, batch_size=50))
-    assert float(found[0]) == float(found[1])
-
-
-def test_a_batch_is_matched_with_whole_conditions(adata, query):
-    reference = make_reference(adata, encode_condition=True)
-    reference.store_reference_summary(40)
-    module = tv.TRVAE.load_query_data(query, reference, match_reference=True).module
-    # 80 kept cells again and again, under 40 conditions of 50 cells each; only two are known to the decoder
-    rows = torch.arange(2000) % 80
-    module.kept_cells = {name: values[rows] for name, values in module.kept_cells.items()}
-    module.kept_cells["conditions"] = torch.arange(2000) % 40
-    drawn = {}
-    module.decoder.first_layer = lambda z, codes, continuous: drawn.setdefault("codes", codes[0]).new_zeros(len(z))
-    module._draw_kept_cells()
-    assert sorted(torch.bincount(drawn["codes"], minlength=40).tolist()) == [0] * 24 + [32] * 16
-
-
-def test_training_again_forgets_the_kept_cells(adata, caplog):
-    reference = make_reference(adata)
-    reference.store_reference_summary(40)
-    with caplog.at_level(logging.INFO):
-        reference.train(max_epochs=1, enable_progress_bar=False)
-    assert reference.reference_summary_ is None
-    assert "store_reference_summary" in caplog.text
-
-
 def test_another_set_up_of_the_query_does_not_reach_its_training(adata, query):
     """The second model writes its own codes into the same AnnData."""
     one = make_reference(adata, encode_condition=True)
@@ -307,20 +236,6 @@ def test_averaging_weights_is_refused_where_something_is_frozen(adata, query):
     model = tv.TRVAE.load_query_data(query, make_reference(adata, normalization="batch"))
     with pytest.raises(ValueError, match="StochasticWeightAveraging"):
         model.train(max_epochs=2, callbacks=[StochasticWeightAveraging(swa_lrs=1e-2)])
-
-
-def test_kept_cells_are_those_of_the_reference(adata):
-    adata.obs["age"] = np.arange(adata.n_obs, dtype=float)
-    setup = {"labels_key": "cell_type", "categorical_covariate_keys": ["donor"], "continuous_covariate_keys": ["age"]}
-    reference = make_trained(adata, setup)
-    reference.store_reference_summary(10_000)
-    kept = reference.reference_summary_
-    rows = kept["cont_covs"].ravel().astype(int)
-    assert sorted(rows) == list(range(adata.n_obs))
-    np.testing.assert_allclose(kept["qzm"], reference.get_latent_representation()[rows], atol=1e-5)
-    np.testing.assert_array_equal(kept["conditions"], pd.Categorical(adata.obs["condition"]).codes[rows])
-    np.testing.assert_array_equal(kept["labels"], pd.Categorical(adata.obs["cell_type"]).codes[rows])
-    np.testing.assert_array_equal(kept["cat_covs"].ravel(), pd.Categorical(adata.obs["donor"]).codes[rows])
 
 
 def test_prepare_query_anndata(adata, trained):
@@ -417,7 +332,7 @@ def test_arguments_of_upstream_are_taken_or_refused_by_name(query, trained):
         tv.TRVAE.load_query_data(query, trained, freeze=True)
 
 
-@pytest.mark.parametrize("name", ["unfrozen", "freeze_expression", "freeze_decoder_first_layer", "match_reference"])
+@pytest.mark.parametrize("name", ["unfrozen", "freeze_expression", "freeze_decoder_first_layer"])
 @pytest.mark.parametrize("value", ["False", None, 1])
 def test_flags_are_true_or_false(query, trained, name, value):
     with pytest.raises(TypeError, match=f"`{name}` to be True or False"):

@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from scipy import sparse
 
 import trvae_scvi as tv
-from trvae_scvi.data._sampler import ConditionBalancedSampler, TRVAEDataSplitter
+from trvae_scvi.data._sampler import ConditionBalancedSampler
 from trvae_scvi.train._plan import RestoreBestWeights
+from trvae_scvi.train._splitter import TRVAEDataSplitter
 
 TERMS = ("reconstruction_loss", "kl_local", "response_prior")
 

@@ -12,7 +12,9 @@ from helpers import FAST, make_trained
 from scipy import sparse
 
 import trvae_scvi as tv
-from trvae_scvi.data._values import NotCountsError, check_summary, summarize_tensor, summarize_values
+from trvae_scvi._math._likelihoods import NotCountsError, make_likelihood
+from trvae_scvi._math._summaries import summarize_tensor
+from trvae_scvi.data._values import check_summary, summarize_values
 
 COUNTS = np.array([[0.0, 3.0, 1.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
 
@@ -39,7 +41,7 @@ def test_values_beyond_single_precision_are_no_infinities():
     summary = summarize_values(np.array([[1.0, 1e39]]))
     assert summary.finite
     with pytest.raises(ValueError, match="up to 1e\\+39, more than the single precision"):
-        check_summary(summary, "`adata.X`", "mse")
+        check_summary(summary, "`adata.X`", make_likelihood("mse"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -1,4 +1,4 @@
-"""The only place where a private scvi-tools name or a version difference appears."""
+"""The only place where a private name of scvi-tools or annbatch, or a version difference, appears."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import numpy as np
 import rich.pretty  # noqa: F401 - scvi-tools' view_anndata_setup uses it without importing it
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data._constants import ADATA_MINIFY_TYPE
+from scvi.data._constants import _ADATA_MINIFY_TYPE_UNS_KEY, ADATA_MINIFY_TYPE
 from scvi.data._utils import _get_adata_minify_type as get_minify_type
+from scvi.data.fields import BaseAnnDataField, NumericalObsField, ObsmField, StringUnsField
 from scvi.model._utils import parse_device_args
+from scvi.model.base import BaseMinifiedModeModelClass
 from scvi.module._constants import MODULE_KEYS
 from scvi.train._config import merge_kwargs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     import torch
+    from annbatch import DatasetCollection
     from anndata import AnnData
 
 __all__ = [
@@ -27,10 +31,20 @@ __all__ = [
     "DataManager",
     "StateRegistry",
     "get_minify_type",
-    "latest_registry",
+    "QZM_KEY",
+    "generative_input",
+    "inference_input",
+    "keep_manager",
+    "QZV_KEY",
+    "collection_attributes",
+    "copy_minification",
+    "managers_of",
+    "minification_fields",
     "merge_kwargs",
     "parent_of",
     "registered_categories",
+    "replace_anndata",
+    "without_labels",
     "registered_continuous_covariates",
     "registered_covariate_counts",
     "registered_covariates",
@@ -42,6 +56,10 @@ __all__ = [
 
 #: Columns that a set-up writes into `obs`.
 SETUP_COLUMNS = tuple(f"_scvi_{key}" for key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY))
+
+
+#: Keys of `obsm` with the latent posterior's means and variances of minified data.
+QZM_KEY, QZV_KEY = "trvae_latent_qzm", "trvae_latent_qzv"
 
 
 class StateRegistry(dict):
@@ -76,15 +94,68 @@ def registered_categories(registry: dict[str, Any], key: str) -> np.ndarray:
     return _state(registry, key)["categorical_mapping"]
 
 
-def latest_registry(model_cls: Any, adata: AnnData) -> dict[str, Any]:
-    """The registry that the last set-up of `adata` made for a class of models."""
-    return model_cls._get_most_recent_anndata_manager(adata, required=True).registry
+def without_labels(registry: dict[str, Any]) -> dict[str, Any]:
+    """A registry in which all cells have the one label that stands for none."""
+    labels = {**registry["field_registries"][REGISTRY_KEYS.LABELS_KEY]}
+    labels["state_registry"] = {"categorical_mapping": np.array([0])}
+    return {**registry, "field_registries": {**registry["field_registries"], REGISTRY_KEYS.LABELS_KEY: labels}}
+
+
+def inference_input(module: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+    """What a module of scvi-tools encodes of a minibatch."""
+    return module._get_inference_input(tensors)
+
+
+def generative_input(
+    module: Any, tensors: dict[str, torch.Tensor], inference_outputs: dict[str, Any]
+) -> dict[str, torch.Tensor | None]:
+    """What it decodes."""
+    return module._get_generative_input(tensors, inference_outputs)
+
+
+def keep_manager(model: Any, manager: AnnDataManager) -> None:
+    """Have scvi-tools know the data of a manager as registered for a model."""
+    model._register_manager_for_instance(manager)
+
+
+def managers_of(model: Any) -> dict[str, AnnDataManager]:
+    """The managers of data that scvi-tools keeps for a model, by the data's identifier."""
+    return model._per_instance_manager_store.get(model.id, {})
+
+
+def minification_fields() -> list[BaseAnnDataField]:
+    """What scvi-tools registers of minified data besides."""
+    return [
+        ObsmField(REGISTRY_KEYS.LATENT_QZM_KEY, QZM_KEY),
+        ObsmField(REGISTRY_KEYS.LATENT_QZV_KEY, QZV_KEY),
+        NumericalObsField(REGISTRY_KEYS.OBSERVED_LIB_SIZE, BaseMinifiedModeModelClass._OBSERVED_LIB_SIZE_KEY),
+        StringUnsField(REGISTRY_KEYS.MINIFY_TYPE_KEY, _ADATA_MINIFY_TYPE_UNS_KEY),
+    ]
+
+
+def copy_minification(source: AnnData, target: AnnData, rows: np.ndarray) -> None:
+    """Give the cells of `target`, which are some rows of `source`, what minification made of them."""
+    minify_type = get_minify_type(source)
+    if minify_type is not None:
+        target.uns[_ADATA_MINIFY_TYPE_UNS_KEY] = minify_type
+        for key in (QZM_KEY, QZV_KEY):
+            target.obsm[key] = np.asarray(source.obsm[key])[rows]
+
+
+def collection_attributes(collection: DatasetCollection) -> Mapping[str, Any]:
+    """What is noted of an annbatch collection as a whole; annbatch gives its parts only."""
+    return collection._group.attrs
 
 
 def single_device(accelerator: str, device: int | str) -> torch.device:
     """The device that scvi-tools' arguments name."""
     _, _, found = parse_device_args(accelerator, device, return_device="torch", validate_single_device=True)
     return cast("torch.device", found)
+
+
+def replace_anndata(adata: AnnData, new: AnnData) -> None:
+    """Make an AnnData what another one is."""
+    adata._init_as_actual(new)
 
 
 def subset_genes(adata: AnnData, names: np.ndarray) -> None:

@@ -112,7 +112,6 @@ def mmd(
     kernel: Literal["trvae", "median"] = "trvae",
     reference: int | None = None,
     labels: torch.Tensor | None = None,
-    first_fixed: int | None = None,
     min_cells: int = MIN_CELLS,
 ) -> torch.Tensor:
     """Mean squared MMD over pairs of groups.
@@ -133,8 +132,6 @@ def mmd(
     labels
         Label codes, `n` integers. If given, a pair counts only labels with at least two rows in both
         groups; each such label has the same total weight in both groups, spread evenly over its rows.
-    first_fixed
-        Groups with this code or a higher one are compared with those below, not with each other.
     min_cells
         Pairs with fewer rows on a side are left out.
 
@@ -145,7 +142,7 @@ def mmd(
     with no_autocast(x):
         x = full(x)
         present, codes = torch.unique(groups, return_inverse=True)
-        first, second = _pairs(present, reference, first_fixed)
+        first, second = _pairs(present, reference)
         counts = torch.bincount(codes, minlength=len(present))
         enough = (counts[first] >= min_cells) & (counts[second] >= min_cells)
         first, second = first[enough], second[enough]
@@ -164,14 +161,11 @@ def mmd(
         return cast("torch.Tensor", _WeightedKernelSum.apply(x, weights[codes][:, codes], kernel))
 
 
-def _pairs(present: torch.Tensor, reference: int | None, first_fixed: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _pairs(present: torch.Tensor, reference: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     first, second = torch.triu_indices(len(present), len(present), 1, device=present.device)
-    keep = torch.ones_like(first, dtype=torch.bool)
-    if reference is not None:
-        keep &= (present[first] == reference) | (present[second] == reference)
-    if first_fixed is not None:  # codes ascend: the first of a pair is the lower one
-        across = (present[first] < first_fixed) & (present[second] >= first_fixed)
-        keep = (keep & (present[second] < first_fixed)) | across
+    if reference is None:
+        return first, second
+    keep = (present[first] == reference) | (present[second] == reference)
     return first[keep], second[keep]
 
 

@@ -20,9 +20,9 @@ import torch
 from anndata import AnnData
 
 from trvae_scvi._arguments import check_choice
+from trvae_scvi._math._likelihoods import METHODS
 from trvae_scvi.metrics import comparison_matrix
 from trvae_scvi.model._trvae_model import TRVAE
-from trvae_scvi.predict._decoding import METHODS
 
 from ._holdout import other_groups
 

@@ -1,110 +1,148 @@
-"""The cells a prediction starts from: checked, and read a minibatch at a time. A mixin for the model."""
+"""Cells to answer for: checked once, when they are taken from an AnnData, and given a minibatch at a time."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from scipy import sparse
-from scvi import REGISTRY_KEYS, settings
+from scvi import settings
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from trvae_scvi._arguments import check_choice, check_integer
-from trvae_scvi._compat import (
-    ADATA_MINIFY_TYPE,
-    SETUP_COLUMNS,
-    get_minify_type,
-    parent_of,
-    registered_categories,
-    registered_var_names,
-)
+from trvae_scvi._compat import ADATA_MINIFY_TYPE, SETUP_COLUMNS, copy_minification, get_minify_type, parent_of
 
-from ._columns import check_anndata, check_condition, check_known_conditions
+from ._columns import check_anndata, check_condition, check_covariates, check_known
+from ._expression import Expression, RowsDataset
 from ._gene_names import check_var_names
-from ._minibatches import CellMinibatches, Expression, LoaderMinibatches
+from ._setup import register
 from ._values import check_summary, get_values, place_of, summarize_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterator, Sequence
 
     from scvi.data import AnnDataManager
 
-    from trvae_scvi.module._trvae_module import TRVAEModule
+    from trvae_scvi._math._likelihoods import Likelihood
 
-__all__ = ["NOT_TRAINED", "Cells", "CellsMixin", "positions_of"]
+    from ._schema import Schema
 
-NOT_TRAINED = "The model is not trained: call `model.train()` before asking it for predictions."
+__all__ = ["AnnDataCells", "Cells", "positions_of"]
+
+_LABELS = "_trvae_labels"
 
 
-class Cells(NamedTuple):
-    """The cells asked for.
+class Cells(Protocol):
+    """Checked cells, by minibatches: dictionaries of tensors with scvi-tools' keys.
+
+    Attributes
+    ----------
+    obs
+        Columns of the cells; of those that a loader gives, of the ones iterated over last.
+    latest
+        Those of the minibatch given last.
+    var
+        Table of the genes.
+    minify_type
+        Which of scvi-tools' minified data they are, if any.
+    batch_size
+        Cells a minibatch; ``None`` if a loader decides.
+    n_batches
+        Number of minibatches, if it is known.
+    repeatable
+        Whether they can be iterated over again.
+    earlier_source_key
+        The column in which an earlier prediction of these cells kept the condition they were measured under.
+    """
+
+    @property
+    def obs(self) -> pd.DataFrame: ...
+    @property
+    def latest(self) -> pd.DataFrame: ...
+    @property
+    def var(self) -> pd.DataFrame: ...
+    @property
+    def minify_type(self) -> str | None: ...
+    @property
+    def batch_size(self) -> int | None: ...
+    @property
+    def n_batches(self) -> int | None: ...
+    @property
+    def repeatable(self) -> bool: ...
+    @property
+    def earlier_source_key(self) -> str | None: ...
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]: ...
+
+
+class AnnDataCells:
+    """Cells of an AnnData, which is not changed and of whose expression nothing is read until it is asked for.
 
     Parameters
     ----------
-    annotation
-        An AnnData of our own with all about them but their expression, whose place is empty.
-    expression
-        Their expression, which stays where it is until it is read.
+    adata
+        The caller's; a view will do.
+    rows
+        Positions of the cells, in any order.
+    schema
+        Of the model.
+    batch_size
+        Cells a minibatch; ``None`` is ``scvi.settings.batch_size``.
     """
 
-    annotation: AnnData
-    expression: Expression
+    repeatable = True
 
-    @property
-    def obs(self) -> pd.DataFrame:
-        """Columns of the cells."""
-        return self.annotation.obs
+    def __init__(self, adata: AnnData, rows: np.ndarray, schema: Schema, batch_size: int | None = None) -> None:
+        self.batch_size: int = settings.batch_size if batch_size is None else batch_size
+        check_integer("batch_size", self.batch_size, 1)
+        self.schema = schema
+        parent, parent_rows, columns = parent_of(adata)
+        #: Their expression, which stays where it is.
+        self.expression = Expression(get_values(parent, schema.layer), parent_rows[rows], columns)
+        own = ~adata.obs.columns.isin(SETUP_COLUMNS)
+        #: An AnnData of our own with all about them but their expression, whose place is empty.
+        self.annotation = AnnData(obs=adata.obs.loc[:, own].iloc[rows].copy(), var=adata.var.copy())
+        put_values(self.annotation, schema.layer, sparse.csr_matrix(self.annotation.shape, dtype=np.float32))
+        copy_minification(adata, self.annotation, rows)
+        self.minify_type: str | None = get_minify_type(self.annotation)
+        self.earlier_source_key = _earlier_source_key(adata, schema)
+        self._given = slice(0, 0)
 
-    @property
-    def n_obs(self) -> int:
-        """Number of cells."""
-        return self.annotation.n_obs
+    @classmethod
+    def checked(
+        cls,
+        adata: AnnData,
+        schema: Schema,
+        likelihood: Likelihood,
+        *,
+        indices: Sequence[int] | np.ndarray | None = None,
+        source: str | None = None,
+        batch_size: int | None = None,
+    ) -> Self:
+        """Check the caller's cells and take the wanted ones, whose expression is read once for the check.
 
-    def take(self, rows: np.ndarray) -> Cells:
-        """Some of the cells."""
-        return Cells(self.annotation[rows].copy(), self.expression.take(rows))
-
-
-class CellsMixin:
-    """How :class:`~trvae_scvi.TRVAE` takes the caller's cells without changing them."""
-
-    if TYPE_CHECKING:
-        adata: AnnData | None
-        module: TRVAEModule
-        registry_: dict[str, Any]
-        _LATENT_QZM_KEY: str
-        _LATENT_QZV_KEY: str
-        _build_manager: Callable[..., AnnDataManager]
-        _check_if_trained: Callable[..., None]
-
-    @property
-    def _layer(self) -> str | None:
-        return self.registry_["setup_args"]["layer"]
-
-    @property
-    def _condition_key(self) -> str:
-        return self.registry_["setup_args"]["condition_key"]
-
-    @property
-    def _labels_key(self) -> str | None:
-        return self.registry_["setup_args"]["labels_key"]
-
-    @property
-    def _conditions(self) -> np.ndarray:
-        return registered_categories(self.registry_, REGISTRY_KEYS.BATCH_KEY)
-
-    def _cells_for_prediction(
-        self, adata: AnnData | None, indices: Sequence[int] | np.ndarray | None, source: str | None
-    ) -> Cells:
-        """Check the caller's cells and give the wanted ones, whose expression is read once for the check."""
-        self._needs_training()
-        adata = self._resolve(adata)
-        condition = self._check_cells(adata)
+        Parameters
+        ----------
+        adata, schema, batch_size
+            As above.
+        likelihood
+            What their values must be.
+        indices
+            Positions, or a boolean mask.
+        source
+            Only cells of this condition; ``None`` for all.
+        """
+        check_anndata(adata)
+        check_var_names(adata, schema.var_names)
+        condition = check_condition(adata, schema.condition_key, new_data=False)
+        check_known("conditions", condition, schema.conditions)
         rows = positions_of(indices, adata.obs_names)
         if source is not None:
-            check_choice("source", source, list(self._conditions))
+            check_choice("source", source, list(schema.conditions))
             rows = rows[(condition == source).to_numpy()[rows]]
         if len(rows) == 0:
             given = condition.iloc[positions_of(indices, adata.obs_names)].astype(str).value_counts()
@@ -112,95 +150,86 @@ class CellsMixin:
             found = {name: int(n) for name, n in given.items() if n} or "none at all"
             msg = f"No cell to predict from{of_source}; found {found}. Pass cells of another condition or selection."
             raise ValueError(msg)
-        cells = self._chosen(adata, rows)
-        self._check_expression_of(cells)
+        cells = cls(adata, rows, schema, batch_size)
+        cells.check_covariates()
+        if cells.minify_type != ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+            check_summary(summarize_values(cells.expression), f"{place_of(schema.layer)} of these cells", likelihood)
         return cells
 
-    def _check_cells(self, adata: AnnData) -> pd.Series:
-        """Check genes and conditions of the caller's cells; give the conditions."""
-        check_anndata(adata)
-        check_var_names(adata, registered_var_names(self.registry_))
-        condition = check_condition(adata, self._condition_key, new_data=False)
-        check_known_conditions(condition, self._conditions)
-        return condition
+    def check_covariates(self) -> None:
+        """Check all that is registered but conditions and labels, which are never fed to the network."""
+        arguments = self.schema.registry["setup_args"]
+        names = ("size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
+        check_covariates(self.annotation, labels_key=None, **{name: arguments[name] for name in names}, new_data=False)
+        for key, known in self.schema.covariates.items():
+            check_known("covariate", self.obs[key], known)
 
-    def _needs_training(self) -> None:
-        self._check_if_trained(warn=False, message=NOT_TRAINED)
+    @property
+    def obs(self) -> pd.DataFrame:
+        """Columns of the cells."""
+        return self.annotation.obs
 
-    def _resolve(self, adata: AnnData | None) -> AnnData:
-        if adata is not None:
-            return adata
-        if self.adata is None:
-            msg = "The model was loaded without data. Pass the cells to predict from as `adata`."
-            raise ValueError(msg)
-        return self.adata
+    @property
+    def var(self) -> pd.DataFrame:
+        """Table of the genes."""
+        return self.annotation.var
 
-    def _chosen(self, adata: AnnData, rows: np.ndarray) -> Cells:
-        """Rows of an AnnData; nothing of its expression is read, of a view neither."""
-        parent, parent_rows, columns = parent_of(adata)
-        expression = Expression(get_values(parent, self._layer), parent_rows[rows], columns)
-        own = ~adata.obs.columns.isin(SETUP_COLUMNS)
-        annotation = AnnData(obs=adata.obs.loc[:, own].iloc[rows].copy(), var=adata.var.copy())
-        # no counts at all take no room; the loaders read `expression` in its place
-        empty = sparse.csr_matrix(annotation.shape, dtype=np.float32)
-        if self._layer is None:
-            annotation.X = empty
-        else:
-            annotation.layers[self._layer] = empty
-        earlier = adata.uns.get("trvae")
-        if isinstance(earlier, Mapping) and {"method", "target"} <= set(earlier):  # a prediction
-            annotation.uns["trvae"] = str(earlier.get("source_key", f"{self._condition_key}_source"))
-        minify_type = get_minify_type(adata)
-        if minify_type is not None:
-            annotation.uns["_scvi_adata_minify_type"] = minify_type
-            for key in (self._LATENT_QZM_KEY, self._LATENT_QZV_KEY):
-                annotation.obsm[key] = np.asarray(adata.obsm[key])[rows]
-        return Cells(annotation, expression)
+    @property
+    def latest(self) -> pd.DataFrame:
+        """Columns of the cells of the minibatch given last."""
+        return self.obs.iloc[self._given]
 
-    def _check_expression_of(self, cells: Cells) -> None:
-        if get_minify_type(cells.annotation) != ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
-            where = f"{place_of(self._layer)} of these cells"
-            check_summary(summarize_values(cells.expression), where, self.module.gene_likelihood)
+    @property
+    def n_batches(self) -> int:
+        """Number of minibatches."""
+        return -(-len(self.obs) // self.batch_size)
 
-    def _manager(self, cells: Cells, *, keep_labels: bool = False) -> AnnDataManager:
-        registered = cells.annotation.copy()  # registering writes to obs and uns
-        if self._labels_key is not None and not keep_labels:
-            # labels are never fed to the network: missing or new ones are no obstacle to a prediction
-            registered.obs[self._labels_key] = registered_categories(self.registry_, REGISTRY_KEYS.LABELS_KEY)[0]
-        setup_method_args = {key: self.registry_[key] for key in ("model_name", "setup_args")}
-        return self._build_manager(registered, setup_method_args, source_registry=self.registry_)
+    def registered(self, own: AnnData, *, keep_labels: bool = False) -> AnnDataManager:
+        """Register their annotation, or a copy of it, as the model's cells were.
 
-    def _minibatches(self, cells: Cells, batch_size: int | None, *, keep_labels: bool = False) -> CellMinibatches:
-        batch_size = settings.batch_size if batch_size is None else batch_size
-        check_integer("batch_size", batch_size, 1)
-        manager = self._manager(cells, keep_labels=keep_labels)
-        return CellMinibatches(cells.annotation, manager, cells.expression, batch_size)
+        Labels are never fed to the network: missing or new ones are no obstacle, unless `keep_labels` is set.
+        """
+        registry = self.schema.registry
+        arguments = dict(registry["setup_args"])
+        if self.schema.labels_key is not None and not keep_labels:
+            own.obs[_LABELS] = self.schema.labels[0]
+            arguments["labels_key"] = _LABELS
+        setup = {"model_name": registry["model_name"], "setup_args": arguments}
+        return register(own, setup, source_registry=registry)
 
-    def _minibatches_of(
-        self,
-        adata: AnnData | None,
-        indices: Sequence[int] | np.ndarray | None,
-        source: str | None,
-        batch_size: int | None,
-        dataloader: Iterable[dict[str, Any]] | None,
-    ) -> CellMinibatches | LoaderMinibatches:
-        """Minibatches of the caller's cells or of the caller's own loader, which excludes all other choices."""
-        if dataloader is None:
-            return self._minibatches(self._cells_for_prediction(adata, indices, source), batch_size)
-        self._needs_training()
-        others = {"adata": adata, "indices": indices, "source": source, "batch_size": batch_size}
-        given = [name for name, value in others.items() if value is not None]
-        if given:
-            msg = f"Expected `dataloader` without {given}: the loader decides about cells and minibatches."
-            raise ValueError(msg)
-        return LoaderMinibatches(
-            dataloader,
-            self.registry_,
-            condition_key=self._condition_key,
-            labels_key=self._labels_key,
-            gene_likelihood=self.module.gene_likelihood,
-            needs_size_factor=self.module.use_size_factor_key,
+    @functools.cached_property
+    def _dataset(self) -> RowsDataset:
+        return RowsDataset(
+            self.registered(self.annotation.copy()), self.expression
+        )  # registering writes to obs and uns
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        loader = DataLoader(
+            self._dataset,
+            batch_size=None,
+            sampler=BatchSampler(SequentialSampler(self._dataset), self.batch_size, drop_last=False),
+            num_workers=settings.dl_num_workers,
+            generator=torch.Generator(),  # else a loader draws from the global one, which others may be training with
+            persistent_workers=settings.dl_persistent_workers,
         )
+        for start, tensors in zip(range(0, len(self.obs), self.batch_size), loader, strict=True):
+            self._given = slice(start, start + self.batch_size)
+            yield tensors
+
+
+def put_values(adata: AnnData, layer: str | None, values: Any) -> None:
+    """Put values where a model reads them."""
+    if layer is None:
+        adata.X = values
+    else:
+        adata.layers[layer] = values
+
+
+def _earlier_source_key(adata: AnnData, schema: Schema) -> str | None:
+    earlier = adata.uns.get("trvae")
+    if isinstance(earlier, Mapping) and {"method", "target"} <= set(earlier):  # a prediction
+        return str(earlier.get("source_key", f"{schema.condition_key}_source"))
+    return None
 
 
 def positions_of(indices: Sequence[int] | np.ndarray | None, obs_names: pd.Index) -> np.ndarray:

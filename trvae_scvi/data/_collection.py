@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anndata
 import h5py
@@ -17,9 +16,11 @@ from annbatch import DatasetCollection
 from anndata import AnnData
 from pandas.api.types import union_categoricals
 
+from trvae_scvi._compat import collection_attributes
+from trvae_scvi._math._summaries import ValueSummary
+
 from ._columns import check_column, check_covariates
-from ._sampler import current_seed
-from ._values import ValueSummary, check_finite_values, summarize_values
+from ._values import summarize_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "backed",
     "build_collection",
-    "named_columns",
     "open_collection",
     "place_in",
     "read_categorical",
@@ -35,6 +35,10 @@ __all__ = [
     "read_var_names",
     "value_summary",
 ]
+
+#: An opened file, a part of a collection or a matrix in one of them: of h5py, which has no types, or of zarr, whose
+#: types leave open what a group holds.
+Group: TypeAlias = Any
 
 _MARK = "trvae_scvi"
 _BLOCK_BYTES = 1 << 28  # of values in memory while a collection is written; annbatch holds about three times that
@@ -46,20 +50,38 @@ def open_collection(path: str) -> DatasetCollection:
     if not Path(path).exists():
         msg = f"There is no collection at {path!r}. Pass the `paths` of the files to make it of."
         raise FileNotFoundError(msg)
-    if not _is_collection(path):
+    collection = _find(path)
+    if collection is None:
         msg = f"{path!r} is no annbatch collection, or was not finished. Remove it, or name another folder."
         raise FileExistsError(msg)
-    return DatasetCollection(zarr.open_group(path, mode="r"))
+    return collection
 
 
-def _is_collection(path: str) -> bool:
+def _find(path: str) -> DatasetCollection | None:
+    """The collection at a path, if there is one that was finished."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return not DatasetCollection(zarr.open_group(path, mode="r")).is_empty
-    return False
+        collection = DatasetCollection(zarr.open_group(path, mode="r"))
+        return None if collection.is_empty else collection
+    return None
 
 
-def build_collection(path: str, files: list[str], arguments: dict[str, Any], *, rebuild: bool, shuffle: bool) -> None:
+def build_collection(
+    path: str, files: Sequence[str], arguments: dict[str, Any], *, rebuild: bool, shuffle: bool, seed: int
+) -> None:
     """Write the cells of some files to a new collection, with the wanted layer as its ``X``.
+
+    Parameters
+    ----------
+    path
+        Folder of the collection.
+    files
+        h5ad files or zarr stores.
+    arguments
+        Names of columns and layer, as :func:`~trvae_scvi.data._registry.setup_arguments` gives them.
+    rebuild
+        Whether to replace a collection that is there.
+    shuffle, seed
+        Whether to write the cells in random order, and which.
 
     Raises
     ------
@@ -76,47 +98,32 @@ def build_collection(path: str, files: list[str], arguments: dict[str, Any], *, 
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part in the Zarr format 3")
         sources = {file: _open_file(file, stack) for file in files}
-        summary = _check_sources(sources, place, arguments)
-        parts = {file: _lazy(source, place) for file, source in sources.items()}
-        bytes_per_cell = sum(_size(s[place]) for s in sources.values()) / sum(part.n_obs for part in parts.values())
-        if Path(path).exists():
-            shutil.rmtree(path)
-        root = zarr.open_group(path, mode="w")
-        DatasetCollection(root).add_adatas(
+        parts, summary = _checked_parts(sources, place, arguments)
+        n_bytes = sum(_size(source[place]) for source in sources.values())
+        cells_in_memory = int(_BLOCK_BYTES * sum(part.n_obs for part in parts.values()) / n_bytes)
+        mark: dict[str, Any] = {_MARK: {"layer": arguments["layer"], "values": list(summary)}}
+        # annbatch's own mark, without which nothing is taken for a collection, comes last
+        DatasetCollection(zarr.open_group(path, mode="w", attributes=mark)).add_adatas(
             files,
             load_adata=parts.__getitem__,
-            dataset_size=max(_SHUFFLED_TOGETHER, int(_BLOCK_BYTES / bytes_per_cell)),
+            dataset_size=max(_SHUFFLED_TOGETHER, cells_in_memory),
             shuffle_chunk_size=_SHUFFLED_TOGETHER,
             shuffle=shuffle,
-            rng=np.random.default_rng(current_seed()),
+            rng=np.random.default_rng(seed),
         )
-        root.update_attributes({_MARK: {"layer": arguments["layer"], "values": list(summary)}})
 
 
 def _check_target(path: str, *, rebuild: bool) -> None:
-    if not Path(path).exists():
-        return
-    if not _is_collection(path):
+    exists = Path(path).exists()
+    if exists and _find(path) is None:
         msg = f"{path!r} is there and no annbatch collection, so it is not replaced. Name another folder."
         raise FileExistsError(msg)
-    if not rebuild:
+    if exists and not rebuild:
         msg = f"There is a collection at {path!r}. Leave out `paths` to use it, or replace it with rebuild=True."
         raise FileExistsError(msg)
 
 
-def _check_sources(sources: dict[str, Any], place: str, arguments: dict[str, Any]) -> ValueSummary:
-    _check_genes(sources)
-    summaries = []
-    for file, source in sources.items():
-        try:
-            summaries.append(_check_source(source, place, arguments))
-        except (KeyError, TypeError, ValueError) as error:
-            error.add_note(f"The file is {file!r}.")
-            raise
-    return _joined(summaries)
-
-
-def _open_file(file: str, stack: contextlib.ExitStack) -> Any:
+def _open_file(file: str, stack: contextlib.ExitStack) -> Group:
     if Path(file).is_file():
         return stack.enter_context(h5py.File(file, "r"))
     return zarr.open_group(file, mode="r")
@@ -126,33 +133,51 @@ def _element(layer: str | None) -> str:
     return "X" if layer is None else f"layers/{layer}"
 
 
-def _check_source(source: Any, place: str, arguments: dict[str, Any]) -> ValueSummary:
+def _checked_parts(
+    sources: dict[str, Group], place: str, arguments: dict[str, Any]
+) -> tuple[dict[str, AnnData], ValueSummary]:
+    """What annbatch is to write of every file, its values still on disk, and what is known of all values."""
+    var_names, parts, summaries = _common_genes(sources), {}, []
+    for file, source in sources.items():
+        try:
+            values = _find_values(source, place)
+            part = AnnData(values, anndata.io.read_elem(source["obs"]), pd.DataFrame(index=var_names))
+            columns = {name: key for name, key in arguments.items() if name not in ("condition_key", "layer")}
+            check_column(part, "condition_key", arguments["condition_key"])
+            check_covariates(part, **columns, new_data=False)  # a category may be in another file
+            summary = summarize_values(backed(source[place]))  # faster than by Dask
+            summary.check_finite(repr(place))
+        except (KeyError, TypeError, ValueError) as error:
+            error.add_note(f"The file is {file!r}.")
+            raise
+        parts[file] = part
+        summaries.append(summary)
+    finite, minimum, integer, n_empty, maximum = zip(*summaries, strict=True)
+    return parts, ValueSummary(all(finite), float(min(minimum)), all(integer), sum(n_empty), float(max(maximum)))
+
+
+def _find_values(source: Group, place: str) -> Any:
     if place not in source:
         msg = f"{place!r} not found; the layers are {list(source.get('layers', ()))}."
         raise KeyError(msg)
     if source[place].attrs.get("encoding-type") == "csc_matrix":
         msg = f"{place!r} is sparse by gene, of which cells cannot be read a few at a time. Write it with `.tocsr()`."
         raise ValueError(msg)
-    cells = AnnData(obs=anndata.io.read_elem(source["obs"]))
-    columns = {argument: key for argument, key in arguments.items() if argument not in ("condition_key", "layer")}
-    check_column(cells, "condition_key", arguments["condition_key"])
-    check_covariates(cells, **columns, new_data=False)  # a category may be in another file
-    summary = summarize_values(backed(source[place]))
-    check_finite_values(summary, repr(place))
-    return summary
+    return anndata.experimental.read_elem_lazy(source[place])
 
 
-def backed(element: Any) -> Any:
-    return element if hasattr(element, "shape") else anndata.io.sparse_dataset(element)
+def backed(element: Group) -> Any:
+    """A matrix of which cells can be read a few at a time."""
+    return element if isinstance(element, h5py.Dataset | zarr.Array) else anndata.io.sparse_dataset(element)
 
 
-def _size(element: Any) -> int:
+def _size(element: Group) -> int:
     """Bytes of a matrix in memory."""
-    arrays = [element] if hasattr(element, "shape") else [element[name] for name in ("data", "indices", "indptr")]
-    return sum(array.size * array.dtype.itemsize for array in arrays)
+    arrays = [element] if isinstance(element, h5py.Dataset | zarr.Array) else [element[name] for name in element]
+    return sum(array.nbytes for array in arrays)
 
 
-def _check_genes(sources: dict[str, Any]) -> None:
+def _common_genes(sources: dict[str, Group]) -> pd.Index:
     names = {file: read_var_names(source) for file, source in sources.items()}
     first = next(iter(names))
     for file, own in names.items():
@@ -161,43 +186,28 @@ def _check_genes(sources: dict[str, Any]) -> None:
             what = f"{len(differing)} differ, e.g. {list(differing[:3])}" if len(differing) else "their order differs"
             msg = f"Expected the same genes in the same order in all files, but of {first!r} and {file!r} {what}."
             raise ValueError(msg)
+    return names[first]
 
 
-def read_var_names(group: Any) -> pd.Index:
+def read_var_names(group: Group) -> pd.Index:
+    """Names of the variables, as texts."""
     return pd.Index(anndata.io.read_elem(group["var"]).index.astype(str))
 
 
-def _joined(summaries: list[ValueSummary]) -> ValueSummary:
-    finite, minimum, integer, n_empty, maximum = zip(*summaries, strict=True)
-    return ValueSummary(all(finite), float(min(minimum)), all(integer), sum(n_empty), float(max(maximum)))
-
-
-def _lazy(source: Any, place: str) -> AnnData:
-    obs = anndata.io.read_elem(source["obs"])
-    return AnnData(anndata.experimental.read_elem_lazy(source[place]), obs, pd.DataFrame(index=read_var_names(source)))
-
-
-def named_columns(arguments: dict[str, Any]) -> list[tuple[str, str]]:
-    """Arguments that name columns, and the columns."""
-    single = [(name, arguments[name]) for name in ("condition_key", "labels_key") if arguments[name] is not None]
-    several = ("categorical_covariate_keys", "continuous_covariate_keys")
-    return single + [(name, key) for name in several for key in arguments[name] or ()]
-
-
 def place_in(collection: DatasetCollection, layer: str | None) -> str:
+    """Where the parts of a collection hold a layer; a KeyError says which one they hold instead."""
     held = _mark(collection).get("layer")
     if layer == held:
         return "X"
     place = _element(layer)
-    first = next(iter(collection))
-    if layer is None or place not in first:
+    if layer is None or place not in next(iter(collection)):
         msg = f"The collection was made of {_element(held)!r} and has no {place!r}. Make another one, or pass `layer`."
         raise KeyError(msg)
     return place
 
 
 def _mark(collection: DatasetCollection) -> dict[str, Any]:
-    return collection._group.attrs.get(_MARK, {})
+    return collection_attributes(collection).get(_MARK, {})
 
 
 def value_summary(collection: DatasetCollection) -> ValueSummary | None:
@@ -206,7 +216,8 @@ def value_summary(collection: DatasetCollection) -> ValueSummary | None:
     return None if values is None else ValueSummary(*values)
 
 
-def _column_parts(groups: Sequence[Any], key: str) -> list[Any]:
+def _column_parts(groups: Sequence[Group], key: str) -> list[Any]:
+    """A column of every part; annbatch's own reading takes the names of all cells, too, and no notice of what lacks."""
     for group in groups:
         if key not in group["obs"]:
             columns = list(group["obs"].attrs["column-order"])
@@ -215,7 +226,8 @@ def _column_parts(groups: Sequence[Any], key: str) -> list[Any]:
     return [anndata.io.read_elem(group["obs"][key]) for group in groups]
 
 
-def read_categorical(groups: Sequence[Any], key: str) -> pd.Categorical:
+def read_categorical(groups: Sequence[Group], key: str) -> pd.Categorical:
+    """A column of all parts with the categories that occur, sorted; raises for missing ones."""
     parts = [pd.Categorical(part) for part in _column_parts(groups, key)]
     column = union_categoricals(parts, sort_categories=True).remove_unused_categories()
     missing = int((column.codes < 0).sum())
@@ -225,7 +237,8 @@ def read_categorical(groups: Sequence[Any], key: str) -> pd.Categorical:
     return column
 
 
-def read_numbers(groups: Sequence[Any], key: str) -> np.ndarray:
+def read_numbers(groups: Sequence[Group], key: str) -> np.ndarray:
+    """A column of all parts as numbers; raises for anything else, and for missing or infinite ones."""
     parts = [np.asarray(part) for part in _column_parts(groups, key)]
     if any(part.dtype.kind not in "iuf" for part in parts):
         msg = f"Expected numbers in {key!r} of the collection, found {[str(part.dtype) for part in parts]}."

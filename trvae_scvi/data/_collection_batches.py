@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import zarr
-import zarrs  # noqa: F401 - the codecs named below
 from annbatch.abc import Sampler
 from scipy import sparse
 from scvi import REGISTRY_KEYS
@@ -25,9 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["Minibatches", "RunSampler", "fast_decompression"]
 
 
-def fast_decompression() -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def fast_decompression() -> Iterator[None]:
     """Arrays that are opened inside the block are decompressed by several threads, without which that takes longest."""
-    return zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
+    # zarr finds the package by this name, wherever arrays are opened next; outside of the block nothing has changed
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        yield
 
 
 class RunSampler(Sampler):
@@ -132,9 +134,8 @@ class Minibatches:
         for batch in itertools.chain(first, batches):
             values, cells = batch["X"], batch["index"]
             tensors = {key: torch.from_numpy(codes[cells]) for key, codes in self.codes.items()}
-            for key in tensors.keys() - {REGISTRY_KEYS.CONT_COVS_KEY}:
-                tensors[key] = tensors[key].long()
-            yield {REGISTRY_KEYS.X_KEY: _tensor(values, dense=self.dense), **tensors}
+            whole = {key: tensors[key].long() for key in tensors.keys() - {REGISTRY_KEYS.CONT_COVS_KEY}}
+            yield {REGISTRY_KEYS.X_KEY: _tensor(values, dense=self.dense), **tensors, **whole}
 
 
 def _tensor(values: Any, *, dense: bool) -> torch.Tensor:
@@ -144,10 +145,7 @@ def _tensor(values: Any, *, dense: bool) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.float32).toarray())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(values.indptr.astype(np.int64)),
-            torch.from_numpy(values.indices.astype(np.int64)),
-            torch.from_numpy(values.data.astype(np.float32)),
-            size=values.shape,
-            check_invariants=False,  # said, as silence makes torch warn
-        )
+        starts, genes = (torch.from_numpy(part.astype(np.int64)) for part in (values.indptr, values.indices))
+        filled = torch.from_numpy(values.data.astype(np.float32))
+        # that nothing is checked is said, as silence makes torch warn
+        return torch.sparse_csr_tensor(starts, genes, filled, size=values.shape, check_invariants=False)

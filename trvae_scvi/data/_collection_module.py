@@ -15,15 +15,16 @@ from scvi import REGISTRY_KEYS
 
 from trvae_scvi._arguments import check_integer
 from trvae_scvi._compat import registered_categories
+from trvae_scvi._seeds import current_seed
 
-from ._collection import backed, named_columns, place_in, read_categorical, read_numbers, read_var_names, value_summary
+from ._collection import backed, place_in, read_categorical, read_numbers, read_var_names, value_summary
 from ._collection_batches import Minibatches, RunSampler, fast_decompression
 from ._columns import check_condition
 from ._designs import warn_of_nesting, warn_of_similar_names
-from ._sampler import current_seed
+from ._registry import make_registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from annbatch.abc import Sampler
 
@@ -37,16 +38,15 @@ class CollectionDataModule(LightningDataModule):
     """The cells of an annbatch collection, for :meth:`~trvae_scvi.TRVAE.train`.
 
     Validation cells are runs of cells drawn at random from the whole collection. Only the codes of the registered
-    columns are held in memory for all cells.
+    columns are held in memory for all cells. All is drawn with the `seed`, which is that of scvi-tools when the cells
+    are divided last, as :meth:`~trvae_scvi.TRVAE.train` does.
 
     Parameters
     ----------
     collection
         The cells.
     arguments
-        Names of columns and layer, as :meth:`~trvae_scvi.TRVAE.setup_anndata` has them.
-    make_registry
-        Makes a registry of `arguments`, variable names, categories by column and a number of cells.
+        Names of columns and layer, as :func:`~trvae_scvi.data._registry.setup_arguments` gives them.
     chunk_size
         Cells of a run, at most.
     preload_nchunks
@@ -62,7 +62,6 @@ class CollectionDataModule(LightningDataModule):
         self,
         collection: DatasetCollection,
         arguments: dict[str, Any],
-        make_registry: Callable[..., dict[str, Any]],
         *,
         chunk_size: int = 256,
         preload_nchunks: int = 32,
@@ -71,11 +70,8 @@ class CollectionDataModule(LightningDataModule):
         check_integer("chunk_size", chunk_size, 1)
         check_integer("preload_nchunks", preload_nchunks, 1)
         self._groups, self._place = list(collection), place_in(collection, arguments["layer"])
-        columns = {
-            key: read_categorical(self._groups, key)
-            for argument, key in named_columns(arguments)
-            if argument != "continuous_covariate_keys"
-        }
+        keys = arguments["condition_key"], arguments["labels_key"], *(arguments["categorical_covariate_keys"] or ())
+        columns = {key: read_categorical(self._groups, key) for key in keys if key is not None}
         condition = columns[arguments["condition_key"]]
         _check_conditions(condition, arguments["condition_key"])
         for key, column in columns.items():
@@ -152,15 +148,15 @@ class CollectionDataModule(LightningDataModule):
         if not 0.0 < train_size <= 1.0 or not 0.0 <= validation_size <= 1.0 - train_size + 1e-9:
             msg = f"Expected shares above 0 of at most 1 in sum, found {train_size=} and {validation_size=}."
             raise ValueError(msg)
+        self.seed = current_seed()
         runs = self._runs
         if shuffle_set_split:
-            runs = np.random.default_rng(current_seed()).permutation(runs)
+            runs = np.random.default_rng(self.seed).permutation(runs)
         n_train = max(1, round(train_size * len(runs)))
         n_validation = min(round(validation_size * len(runs)), len(runs) - n_train)
-        self._train_runs, self._validation_runs, rest = np.split(runs, [n_train, n_train + n_validation])
-        self.train_idx, self.val_idx, self.test_idx = (
-            _cells(part) for part in (self._train_runs, self._validation_runs, rest)
-        )
+        parts = np.split(runs, [n_train, n_train + n_validation])
+        self._train_runs, self._validation_runs, _ = parts
+        self.train_idx, self.val_idx, self.test_idx = map(_cells, parts)
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
         names = registered_categories(self.registry, REGISTRY_KEYS.BATCH_KEY)
         present = np.bincount(self._codes[REGISTRY_KEYS.BATCH_KEY][self.train_idx, 0], minlength=len(names))
@@ -202,8 +198,8 @@ class CollectionDataModule(LightningDataModule):
             n_loaded=max(1, round(self._cells_loaded * len(self._runs) / self.n_obs)),
             batch_size=self.batch_size,
             reference=self.mmd_reference,
-            seed=current_seed(),
-            epoch=_first if fixed else self._epoch,
+            seed=self.seed,
+            epoch=(lambda: 0) if fixed else self._epoch,
         )
         return Minibatches(self._loader(sampler), self._codes, dense=False)
 
@@ -218,10 +214,6 @@ class CollectionDataModule(LightningDataModule):
         return loader
 
 
-def _first() -> int:
-    return 0
-
-
 def _check_conditions(condition: pd.Categorical, key: str) -> None:
     """The checks of a set-up, on no more cells than they need."""
     few = np.repeat(condition.categories, np.minimum(np.bincount(condition.codes), _MIN_CELLS))
@@ -231,10 +223,8 @@ def _check_conditions(condition: pd.Categorical, key: str) -> None:
 
 def _codes(columns: dict[str, pd.Categorical], arguments: dict[str, Any], groups: Sequence[Any]) -> dict[str, Any]:
     """What minibatches hold beside the values, as tables with a row for every cell."""
-    condition = columns[arguments["condition_key"]].codes
-    labels = np.zeros(len(condition), np.int8)
-    if arguments["labels_key"] is not None:
-        labels = columns[arguments["labels_key"]].codes
+    condition, labels_key = columns[arguments["condition_key"]].codes, arguments["labels_key"]
+    labels = np.zeros(len(condition), np.int8) if labels_key is None else columns[labels_key].codes
     codes = {REGISTRY_KEYS.BATCH_KEY: condition[:, None], REGISTRY_KEYS.LABELS_KEY: labels[:, None]}
     if arguments["categorical_covariate_keys"]:
         codes[REGISTRY_KEYS.CAT_COVS_KEY] = np.column_stack(
@@ -256,6 +246,5 @@ def _runs(n_obs: int, chunk_size: int) -> np.ndarray:
 
 def _cells(runs: np.ndarray) -> np.ndarray:
     """Positions of the cells of some runs, in order."""
-    runs = runs[np.argsort(runs[:, 0])]
-    parts = [np.arange(start, stop, dtype=np.int32) for start, stop in runs]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
+    parts = [np.arange(start, stop, dtype=np.int32) for start, stop in runs[np.argsort(runs[:, 0])]]
+    return np.concatenate([np.zeros(0, dtype=np.int32), *parts])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,8 @@ __all__ = [
     "check_column",
     "check_condition",
     "check_covariates",
-    "check_known_conditions",
     "check_keys",
-    "check_known_covariate",
-    "check_known_labels",
+    "check_known",
     "check_not_condition",
     "check_not_view",
     "check_one_kind",
@@ -70,7 +68,7 @@ def check_keys(argument: str, keys: object) -> list[str] | None:
     return names
 
 
-def check_column(adata: AnnData, argument: str, key: str) -> pd.Series:
+def check_column(adata: AnnData, argument: str, key: object) -> pd.Series:
     """Give a column of `obs`, after checking that it is there and complete."""
     if not isinstance(key, str):
         msg = f"Expected `{argument}` to name a column of `adata.obs`, found {key!r}."
@@ -141,37 +139,32 @@ def check_one_kind(column: pd.Series) -> None:
         raise ValueError(msg)
 
 
-def check_known_conditions(column: pd.Series, known: np.ndarray) -> None:
-    """Raise a ValueError naming the conditions the model was not trained on."""
+def check_known(what: Literal["conditions", "covariate", "labels"], column: pd.Series, known: np.ndarray) -> None:
+    """Raise a ValueError naming the values of a column that the model was not made with."""
     unknown = plain_list(sorted(set(column.unique()) - set(known), key=str))
     if unknown:
-        msg = (
-            f"`adata.obs[{column.name!r}]` holds conditions the model does not know: {unknown}. "
-            f"It was trained on {plain_list(known)}. Leave these cells out, or map them with `TRVAE.load_query_data`."
-        )
+        holds, knows, mend = _KNOWN[what]
+        msg = f"`adata.obs[{column.name!r}]` holds {holds}: {unknown}{knows} {plain_list(known)}{mend}"
         raise ValueError(msg)
 
 
-def check_known_covariate(column: pd.Series, known: np.ndarray) -> None:
-    """Raise a ValueError naming the categories of a covariate the model was not trained on."""
-    unknown = plain_list(sorted(set(column.unique()) - set(known), key=str))
-    if unknown:
-        msg = (
-            f"`adata.obs[{column.name!r}]` holds categories the model does not know: {unknown}. It was trained on "
-            f"{plain_list(known)}. Map these cells with `TRVAE.load_query_data`, or give the column a known category."
-        )
-        raise ValueError(msg)
-
-
-def check_known_labels(column: pd.Series, known: np.ndarray) -> None:
-    """Raise a ValueError naming the labels that cells to be a model's own data have and its registry has not."""
-    unknown = plain_list(sorted(set(column.unique()) - set(known), key=str))
-    if unknown:
-        msg = (
-            f"`adata.obs[{column.name!r}]` holds labels that the model was not made with: {unknown}; it knows "
-            f"{plain_list(known)}. Its methods take such cells as `adata`; only as its own data they need known labels."
-        )
-        raise ValueError(msg)
+_KNOWN = {
+    "conditions": (
+        "conditions the model does not know",
+        ". It was trained on",
+        ". Leave these cells out, or map them with `TRVAE.load_query_data`.",
+    ),
+    "covariate": (
+        "categories the model does not know",
+        ". It was trained on",
+        ". Map these cells with `TRVAE.load_query_data`, or give the column a known category.",
+    ),
+    "labels": (
+        "labels that the model was not made with",
+        "; it knows",
+        ". Its methods take such cells as `adata`; only as its own data they need known labels.",
+    ),
+}
 
 
 def check_same_kind(column: pd.Series, known: np.ndarray) -> None:

@@ -1,10 +1,8 @@
-"""Registries of scvi-tools in our terms, whether a set-up made them or a data module, and whose data are registered."""
+"""Registries of scvi-tools in our terms, whether a set-up made them or a data module."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,18 +14,38 @@ from scvi import REGISTRY_KEYS
 from trvae_scvi._arguments import plain_list
 from trvae_scvi._compat import registered_categories, registered_var_names
 
+from ._columns import check_keys
+from ._setup import check_new_data, register
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["adopting", "is_adopting", "make_registry", "own_registry"]
-
-_ADOPTING: ContextVar[bool] = ContextVar("adopting", default=False)
+__all__ = ["make_registry", "own_registry", "setup_arguments"]
 
 _MIN_CELLS = 3  # of every condition, for a set-up
 
 
+def setup_arguments(
+    condition_key: str,
+    *,
+    layer: str | None = None,
+    labels_key: str | None = None,
+    size_factor_key: str | None = None,
+    categorical_covariate_keys: Iterable[str] | None = None,
+    continuous_covariate_keys: Iterable[str] | None = None,
+) -> dict[str, Any]:
+    """Arguments of :meth:`~trvae_scvi.TRVAE.setup_anndata`, as a registry has them; raises for covariates no list."""
+    return {
+        "condition_key": condition_key,
+        "layer": layer,
+        "labels_key": labels_key,
+        "size_factor_key": size_factor_key,
+        "categorical_covariate_keys": check_keys("categorical_covariate_keys", categorical_covariate_keys),
+        "continuous_covariate_keys": check_keys("continuous_covariate_keys", continuous_covariate_keys),
+    }
+
+
 def make_registry(
-    model_cls: Any,
     arguments: dict[str, Any],
     *,
     var_names: Iterable[str],
@@ -40,34 +58,34 @@ def make_registry(
 
     Parameters
     ----------
-    model_cls
-        Class of the model.
     arguments
-        Those of the set-up: names of columns and layer.
+        Those of the set-up, see :func:`setup_arguments`.
     var_names
         Names of the variables.
     categories
-        Categories of every categorical column, in the order of their codes.
+        Categories of every categorical column, the condition's among them, in the order of their codes.
     n_obs
         Number of cells.
+
+    Raises
+    ------
+    ValueError
+        As :meth:`~trvae_scvi.TRVAE.setup_anndata`, e.g. for one condition only.
     """
     n_blank = _MIN_CELLS * max(len(names) for names in categories.values())
     columns: dict[str, Any] = {
-        key: pd.Categorical(np.resize(np.array(list(names), dtype=object), n_blank), categories=list(names))
+        key: pd.Categorical.from_codes(np.arange(n_blank) % len(names), list(names))
         for key, names in categories.items()
     }
-    for key in arguments["continuous_covariate_keys"] or ():
-        columns[key] = np.zeros(n_blank)
-    if arguments["size_factor_key"] is not None:
-        columns[arguments["size_factor_key"]] = np.ones(n_blank)
+    numbers = [*(arguments["continuous_covariate_keys"] or ()), arguments["size_factor_key"]]
+    columns |= {key: np.ones(n_blank) for key in numbers if key is not None}
     obs = pd.DataFrame(columns, index=[str(i) for i in range(n_blank)])
     var = pd.DataFrame(index=pd.Index([str(name) for name in var_names]))
     values = sparse.csr_matrix((n_blank, len(var)), dtype=np.float32)
-    blank = AnnData(values, obs, var)
-    if arguments["layer"] is not None:
-        blank.layers[arguments["layer"]] = values
-    setup = {"model_name": model_cls.__name__, "setup_method_name": "setup_anndata", "setup_args": arguments}
-    registry: dict[str, Any] = model_cls._build_manager(blank, setup).registry
+    blank = AnnData(values, obs, var, layers={} if arguments["layer"] is None else {arguments["layer"]: values})
+    setup = {"model_name": "TRVAE", "setup_method_name": "setup_anndata", "setup_args": arguments}
+    check_new_data(blank, arguments)
+    registry: dict[str, Any] = register(blank, setup).registry
     field = registry["field_registries"][REGISTRY_KEYS.X_KEY]
     field["state_registry"]["n_obs"] = field["summary_stats"]["n_cells"] = n_obs
     covariates = registry["field_registries"][REGISTRY_KEYS.CAT_COVS_KEY]["state_registry"]
@@ -76,7 +94,7 @@ def make_registry(
     return registry
 
 
-def own_registry(model_cls: Any, registry: Mapping[str, Any]) -> dict[str, Any]:
+def own_registry(registry: Mapping[str, Any]) -> dict[str, Any]:
     """A registry in our terms, with the batch of a data module or of another model's set-up as the condition.
 
     Raises
@@ -96,10 +114,10 @@ def own_registry(model_cls: Any, registry: Mapping[str, Any]) -> dict[str, Any]:
             "column as its `batch_key`."
         )
         raise ValueError(msg)
-    return _translated(model_cls, dict(registry), arguments)
+    return _translated(dict(registry), arguments)
 
 
-def _translated(model_cls: Any, registry: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+def _translated(registry: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
     fields = registry["field_registries"]
     conditions = _names(registered_categories(registry, REGISTRY_KEYS.BATCH_KEY))
     if len(conditions) < 2:
@@ -115,17 +133,16 @@ def _translated(model_cls: Any, registry: dict[str, Any], theirs: Mapping[str, A
     mappings = covariates.get("mappings", covariates.get("mapping", {}))  # either occurs
     covariate_keys = [key for key in theirs.get("categorical_covariate_keys") or () if key in mappings]
     categories |= {key: _names(mappings[key]) for key in covariate_keys}
-    arguments = {
-        "condition_key": theirs["batch_key"],
-        "layer": theirs.get("layer"),
-        "labels_key": labels_key,
-        "size_factor_key": theirs.get("size_factor_key"),
-        "categorical_covariate_keys": covariate_keys or None,
-        "continuous_covariate_keys": list(theirs.get("continuous_covariate_keys") or ()) or None,
-    }
+    arguments = setup_arguments(
+        theirs["batch_key"],
+        layer=theirs.get("layer"),
+        labels_key=labels_key,
+        size_factor_key=theirs.get("size_factor_key"),
+        categorical_covariate_keys=covariate_keys or None,
+        continuous_covariate_keys=theirs.get("continuous_covariate_keys") or None,
+    )
     values = fields[REGISTRY_KEYS.X_KEY]["state_registry"]
     return make_registry(
-        model_cls,
         arguments,
         var_names=registered_var_names(registry),
         categories=categories,
@@ -140,18 +157,3 @@ def _names(mapping: Any) -> list[Any]:
     if isinstance(mapping, Mapping):
         return sorted(mapping, key=mapping.__getitem__)
     return plain_list(mapping)
-
-
-@contextlib.contextmanager
-def adopting() -> Iterator[None]:
-    """Inside the block an AnnData that scvi-tools validates becomes the model's own, and is not copied."""
-    token = _ADOPTING.set(True)
-    try:
-        yield
-    finally:
-        _ADOPTING.reset(token)
-
-
-def is_adopting() -> bool:
-    """Whether that is so."""
-    return _ADOPTING.get()

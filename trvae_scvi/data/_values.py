@@ -4,71 +4,34 @@ from __future__ import annotations
 
 import contextlib
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from scipy import sparse
+
+from trvae_scvi._math._likelihoods import NotCountsError
+from trvae_scvi._math._summaries import ValueSummary, are_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anndata import AnnData
 
+    from trvae_scvi._math._likelihoods import Likelihood
+
 __all__ = [
     "NotCountsError",
-    "ValueSummary",
-    "check_finite_values",
     "check_storage",
     "check_summary",
     "counts_elsewhere",
     "get_values",
     "place_of",
     "read_once",
-    "summarize_tensor",
     "summarize_values",
 ]
 
 _ROWS = 4096
-_ROUNDING = 1e-6  # relative; single precision keeps seven digits
-_MAX_ROUNDING = 0.01
 _SEEN: ContextVar[dict[int, tuple[Any, ValueSummary]] | None] = ContextVar("seen", default=None)
-_LARGEST = float(np.finfo(np.float32).max)  # the network computes in single precision
-
-
-class ValueSummary(NamedTuple):
-    """What the checks need to know of an expression matrix."""
-
-    finite: bool
-    minimum: float
-    integer: bool  # but for rounding
-    n_empty_rows: int
-    maximum: float
-
-    @property
-    def are_counts(self) -> bool:
-        """Whether all values are whole numbers from 0."""
-        return self.finite and self.integer and self.minimum >= 0
-
-
-class NotCountsError(ValueError):
-    """Values are no counts though the likelihood is one of counts.
-
-    Parameters
-    ----------
-    problem
-        What was expected and what was found.
-    remedy
-        How to mend it.
-    layers
-        Layers that hold counts, ``None`` for `X`.
-    in_raw
-        Whether `raw` does.
-    """
-
-    def __init__(self, problem: str, remedy: str, layers: tuple[str | None, ...], *, in_raw: bool) -> None:
-        super().__init__(f"{problem} {remedy}")
-        self.problem, self.layers, self.in_raw = problem, layers, in_raw
 
 
 def place_of(layer: str | None) -> str:
@@ -144,98 +107,27 @@ def _summary_of(x: Any) -> ValueSummary:
             continue
         if values.dtype.kind == "f":
             finite = finite and bool(np.isfinite(values).all())
-            integer = integer and finite and _is_whole(values)
+            integer = integer and finite and are_whole(values)
         zeros = [0.0] if values.size < chunk.shape[0] * chunk.shape[1] else []
         minimum = min(minimum, float(values.min()), *zeros)
         maximum = max(maximum, float(values.max()), *zeros)
     return ValueSummary(finite, minimum, integer, n_empty, maximum)
 
 
-def _is_whole(values: np.ndarray) -> bool:
-    whole = np.rint(values)
-    different = whole != values
-    if not different.any():
-        return True
-    values, whole = values[different].astype(np.float64), whole[different].astype(np.float64)
-    tolerance = np.minimum(_ROUNDING * np.maximum(np.abs(values), 1.0), _MAX_ROUNDING)
-    return bool((np.abs(values - whole) <= tolerance).all())
-
-
-def summarize_tensor(x: torch.Tensor) -> ValueSummary:
-    """As :func:`summarize_values`, for a dense minibatch on any device."""
-    if x.numel() == 0:
-        return ValueSummary(True, 0.0, True, len(x), 0.0)
-    x = x if x.dtype.is_floating_point else x.float()
-    whole = (x - x.round()).abs() <= (_ROUNDING * x.abs().clamp_min(1.0)).clamp_max(_MAX_ROUNDING)
-    # in one piece, as every number that leaves the device waits for all before it
-    numbers = [torch.isfinite(x).all(), x.min(), whole.all(), (x != 0).any(dim=1).logical_not().sum(), x.max()]
-    finite, minimum, integer, n_empty, maximum = torch.stack([number.to(x.dtype) for number in numbers]).tolist()
-    return ValueSummary(bool(finite), minimum, bool(finite and integer), int(n_empty), maximum)
-
-
-def check_finite_values(summary: ValueSummary, where: str) -> None:
-    """Raise a ValueError for NaN, infinite values, and those that single precision cannot hold."""
-    if not summary.finite:
-        msg = f"{where} holds NaN or infinite values. Remove or replace them first."
-        raise ValueError(msg)
-    largest = max(abs(summary.minimum), abs(summary.maximum))
-    if largest > _LARGEST:
-        msg = (
-            f"{where} holds values up to {largest:.3g}, more than the single precision that the network computes in "
-            "can hold (3.4e38). Bring them to a smaller scale."
-        )
-        raise ValueError(msg)
-
-
 def check_summary(
-    summary: ValueSummary, where: str, gene_likelihood: str, adata: AnnData | None = None, layer: str | None = None
+    summary: ValueSummary, where: str, likelihood: Likelihood, adata: AnnData | None = None, layer: str | None = None
 ) -> None:
     """Raise a ValueError unless the values are what a likelihood models.
 
-    That is finite values for ``"mse"``, values from 0 to 1 for ``"bernoulli"``, else counts with which every cell has a
-    library size. If `adata`, whose `layer` the values are, is given, the message points to counts that lie elsewhere.
+    If `adata`, whose `layer` the values are, is given, the message points to counts that lie elsewhere.
     """
-    check_finite_values(summary, where)
-    if gene_likelihood == "bernoulli" and (summary.minimum < 0 or summary.maximum > 1):
-        msg = (
-            f"gene_likelihood='bernoulli' expects values from 0 to 1, found {summary.minimum:g} to "
-            f"{summary.maximum:g} in {where}. Divide by the largest value possible, e.g. pixels by 255."
-        )
-        raise ValueError(msg)
-    if gene_likelihood in ("mse", "bernoulli"):
-        return
-    if not summary.are_counts:
-        raise _not_counts(summary, where, gene_likelihood, adata, layer)
-    if summary.n_empty_rows:
-        msg = (
-            f"{summary.n_empty_rows} cells have no counts at all in {where}, so their library size is 0. "
-            "Remove them first: `sc.pp.filter_cells(adata, min_counts=1)` does so for counts in `X`, "
-            "`adata[np.asarray(adata.layers[layer].sum(axis=1)).ravel() > 0].copy()` for counts in a layer."
-        )
-        raise ValueError(msg)
-
-
-def _not_counts(
-    summary: ValueSummary, where: str, gene_likelihood: str, adata: AnnData | None, layer: str | None
-) -> NotCountsError:
-    negative = summary.minimum < 0
-    problem = (
-        f"gene_likelihood={gene_likelihood!r} expects raw counts (non-negative integers), found "
-        f"{'negative' if negative else 'fractional'} values in {where}."
-    )
-    layers, in_raw = ((), False) if adata is None else _counts_elsewhere(adata, layer)
-    if layers or in_raw:
-        remedy = _directions(layers, in_raw)
-    else:
-        remedy = "Register the counts, e.g. `setup_anndata(adata, layer='counts')`"
-        if not negative:
-            remedy += (
-                "; round counts that were corrected or estimated (SoupX, decontX, alevin-fry, salmon), e.g. "
-                "`adata.X = np.rint(adata.X)`"
-            )
-        remedy += "."
-    remedy += " Log-normalised or scaled data need gene_likelihood='mse'."
-    return NotCountsError(problem, remedy, layers, in_raw=in_raw)
+    try:
+        likelihood.check(summary, where)
+    except NotCountsError as error:
+        layers, in_raw = ((), False) if adata is None else _counts_elsewhere(adata, layer)
+        if not layers and not in_raw:
+            raise
+        raise NotCountsError(error.problem, _directions(layers, in_raw), layers, in_raw=in_raw) from None
 
 
 def _counts_elsewhere(adata: AnnData, layer: str | None) -> tuple[tuple[str | None, ...], bool]:

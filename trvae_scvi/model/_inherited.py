@@ -1,53 +1,43 @@
-"""The methods of scvi-tools' mixins: one gate in front of all of them, and what two of them need besides. A mixin."""
+"""The methods of scvi-tools' mixins: one gate in front of all of them, and what some of them need besides."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import inspect
-import threading
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
-import pandas as pd
 import torch
-import zarr
-from anndata.abc import CSCDataset, CSRDataset
-from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, VAEMixin
 
-from trvae_scvi._arguments import check_integer, plain_list
-from trvae_scvi._compat import SETUP_COLUMNS, StateRegistry, registered_categories, registered_var_names
-from trvae_scvi.data._cells import NOT_TRAINED, CellsMixin, positions_of
+from trvae_scvi._arguments import check_integer
+from trvae_scvi._compat import StateRegistry
+from trvae_scvi.data._cells import positions_of
 from trvae_scvi.data._columns import check_column
-from trvae_scvi.data._designs import warn
-from trvae_scvi.data._registry import adopting, is_adopting
-from trvae_scvi.data._values import check_storage, get_values, place_of
+from trvae_scvi.data._registry import setup_arguments
+from trvae_scvi.data._schema import Schema
+from trvae_scvi.data._values import get_values
 from trvae_scvi.module._trvae_module import means_only
+from trvae_scvi.predict._predictor import NOT_TRAINED, resolved
+from trvae_scvi.train._datamodule import setup_annbatch
+
+from ._comparisons import check_genes, check_groups, check_takes_obsm
+from ._gate import adopting, check_adopted, checked_copy, is_checked
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Sequence
 
+    import pandas as pd
     from anndata import AnnData
+
+    from trvae_scvi.data._collection_module import CollectionDataModule
 
 __all__ = ["InheritedMixin"]
 
-_CHECKED = "_trvae_checked"  # in `uns` of the copies that the gate made
-_THREAD = "_trvae_thread"
-_LABELS = "_trvae_labels"
-# What a set-up copies of `obs`, and the argument that names it.
-_COLUMNS = {
-    REGISTRY_KEYS.BATCH_KEY: "condition_key",
-    REGISTRY_KEYS.LABELS_KEY: "labels_key",
-    REGISTRY_KEYS.CAT_COVS_KEY: "categorical_covariate_keys",
-    REGISTRY_KEYS.CONT_COVS_KEY: "continuous_covariate_keys",
-}
-_KEPT = 4  # such copies that a model remembers for a thread; a method needs two at a time
 
-
-class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
+class InheritedMixin(RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
     """Answers that :class:`~trvae_scvi.TRVAE` has from scvi-tools.
 
     They all ask `_validate_anndata` for their cells. It gives a copy of our own that shares the expression: checked as
@@ -60,82 +50,14 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         super()._check_if_trained(warn=warn, message=message)
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
-        if is_adopting():
-            adata = self._resolve(adata)
-            self._check_cells(adata)
-            if not adata.is_view:  # upstream writes into it as it goes along
-                arguments = self.registry_["setup_args"]
-                self._check_data(adata, self.registry_, self._conditions, **arguments)
+        adata = resolved(adata, self.adata)
+        if adopting:
+            check_adopted(self, adata)
             return super()._validate_anndata(adata, copy_if_view=copy_if_view)
-        adata = self._resolve(adata)
-        if getattr(adata, "uns", {}).get(_CHECKED) == self.id:
+        if is_checked(self, adata):
             return adata
-        return self._checked_copy(adata)
-
-    def _checked_copy(self, adata: AnnData) -> AnnData:
-        self._needs_training()
-        self._check_cells(adata)
-        check_storage(get_values(adata, self._layer), place_of(self._layer))
-        cells = self._chosen(adata, np.arange(adata.n_obs))
-        self._check_expression_of(cells)
-        own = cells.annotation
-        registry, arguments = self.registry_, dict(self.registry_["setup_args"])
-        if self._labels_key is not None:
-            own.obs[_LABELS] = registered_categories(registry, REGISTRY_KEYS.LABELS_KEY)[0]
-            arguments["labels_key"] = _LABELS
-        setup = {"model_name": registry["model_name"], "setup_args": arguments}
-        manager = self._build_manager(own, setup, source_registry=registry)
-        # not before, as registering would read it once more
-        if self._layer is None:
-            own.X = get_values(adata, None)
-        else:
-            own.layers[self._layer] = get_values(adata, self._layer)
-        own.uns[_CHECKED] = self.id
-        own.uns[_THREAD] = threading.get_ident()
-        self._forget_copies()
-        self._register_manager_for_instance(manager)
-        return own
-
-    def _check_own_cells(self) -> None:
-        """Raise if the model's own data are no longer those that were set up."""
-        adata = self._resolve(None)
-        n_before = int(self.summary_stats["n_cells"])
-        if adata.n_obs != n_before:
-            msg = (
-                f"`adata` had {n_before} cells when it was set up and has {adata.n_obs} now. Call `setup_anndata` "
-                "again and make the model anew."
-            )
-            raise ValueError(msg)
-        gone = [column for column in SETUP_COLUMNS if column not in adata.obs]
-        if gone:
-            msg = f"The columns {gone} that `setup_anndata` wrote into `adata.obs` are gone. Call it again."
-            raise ValueError(msg)
-
-    def _check_own_columns(self) -> None:
-        """Raise if what is trained on is not what the registered columns say, of data that were just validated."""
-        adata, own = self._resolve(None), self.adata_manager
-        again = self._manager(self._chosen(adata, np.arange(adata.n_obs)), keep_labels=True)
-        arguments = self.registry_["setup_args"]
-        for key, argument in _COLUMNS.items():
-            if key not in own.data_registry:
-                continue
-            registered, found = (np.asarray(manager.get_from_registry(key)) for manager in (own, again))
-            if not np.array_equal(registered.ravel(), found.ravel()):
-                msg = (
-                    f"The column of `{argument}={arguments[argument]!r}` changed since `setup_anndata`, which training "
-                    "would not notice. Call `setup_anndata` again and make the model anew."
-                )
-                raise ValueError(msg)
-
-    def _forget_copies(self) -> None:
-        """Let go of copies that earlier calls made, which scvi-tools would keep as long as the process runs."""
-        managers = self._per_instance_manager_store.get(self.id, {})
-        here, running = threading.get_ident(), {thread.ident for thread in threading.enumerate()}
-        kept = [(key, manager.adata) for key, manager in list(managers.items())]
-        threads = {key: adata.uns[_THREAD] for key, adata in kept if _CHECKED in adata.uns}
-        own = [key for key, thread in threads.items() if thread == here]
-        for key in [key for key, thread in threads.items() if thread not in running] + own[: 1 - _KEPT]:
-            managers.pop(key, None)
+        self._check_if_trained(warn=False)
+        return checked_copy(self, adata)
 
     def _make_data_loader(
         self,
@@ -152,6 +74,85 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
             raise ValueError(msg)
         kwargs.setdefault("generator", torch.Generator())  # the global one may be that of a training in another thread
         return super()._make_data_loader(adata, indices=rows, batch_size=batch_size, **kwargs)
+
+    @classmethod
+    def setup_annbatch(
+        cls,
+        collection_path: str | os.PathLike[str],
+        paths: Sequence[str | os.PathLike[str]] | None = None,
+        condition_key: str = "condition",
+        *,
+        layer: str | None = None,
+        labels_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        rebuild: bool = False,
+        shuffle: bool = True,
+        chunk_size: int = 256,
+        preload_nchunks: int = 32,
+    ) -> CollectionDataModule:
+        """Set up training from cells on disk, of which only a few thousand are in memory at a time.
+
+        The cells of `paths` are written to an annbatch collection, shuffled, or one that is there is opened. Needs the
+        extra ``trvae-scvi[annbatch]`` and Python 3.12.
+
+        Parameters
+        ----------
+        collection_path
+            Folder of the collection, ending in ``.zarr``.
+        paths
+            Files to make it of: h5ad files or zarr stores with the same genes in the same order. ``None`` opens the
+            collection that is there, one made by annbatch itself included.
+        condition_key, layer, labels_key, categorical_covariate_keys, continuous_covariate_keys
+            As in :meth:`setup_anndata`.
+        rebuild
+            Whether to replace a collection that is there.
+        shuffle
+            Whether to write the cells in random order. Cells are read in runs of `chunk_size`, so that in a collection
+            in the order of its files a batch holds what few runs hold.
+        chunk_size
+            Cells read in one piece, at most; the pieces are drawn at random.
+        preload_nchunks
+            Pieces in memory at a time. Batches are made of their cells, balanced by condition and label as in
+            :meth:`train` on an AnnData, but as far as these are among them: of a condition with one cell in a thousand
+            every batch holds the few that are in memory.
+
+        Returns
+        -------
+        A data module for ``TRVAE(registry=datamodule.registry)`` and :meth:`train`.
+
+        Raises
+        ------
+        ImportError
+            If annbatch is missing.
+        FileExistsError, FileNotFoundError
+            If there is a collection and neither is `paths` left out nor `rebuild` set, `collection_path` is something
+            else, or there is none and no `paths` are given.
+        KeyError, TypeError, ValueError
+            As :meth:`setup_anndata`, or if genes differ between files.
+
+        Warns
+        -----
+        UserWarning
+            Of names and designs, as :meth:`setup_anndata`.
+
+        Examples
+        --------
+        >>> files = ["atlas_1.h5ad", "atlas_2.h5ad"]
+        >>> dm = tv.TRVAE.setup_annbatch("atlas.zarr", files, labels_key="cell_type")  # doctest: +SKIP
+        >>> model = tv.TRVAE(registry=dm.registry)  # doctest: +SKIP
+        >>> model.train(datamodule=dm)  # doctest: +SKIP
+        >>> latent = model.get_latent_representation(dataloader=dm.inference_dataloader())  # doctest: +SKIP
+        """
+        columns = setup_arguments(
+            condition_key,
+            layer=layer,
+            labels_key=labels_key,
+            categorical_covariate_keys=categorical_covariate_keys,
+            continuous_covariate_keys=continuous_covariate_keys,
+        )
+        reading = {"chunk_size": chunk_size, "preload_nchunks": preload_nchunks}
+        return setup_annbatch(collection_path, paths, columns, rebuild=rebuild, shuffle=shuffle, **reading)
 
     def get_state_registry(self, registry_key: str) -> Any:
         """What was registered under one of :data:`scvi.REGISTRY_KEYS`.
@@ -207,20 +208,14 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         kwargs = _bound(super().differential_abundance, adata, *args, **kwargs).arguments
         if adata is None and self.adata is None and kwargs.get("dataloader") is not None:
             return super().differential_abundance(**kwargs)
-        asked = self._resolve(adata)
-        taker = asked if kwargs.get("adata_sub") is None else kwargs["adata_sub"]
-        if getattr(taker, "is_view", False) and taker.isbacked:
-            msg = "The result goes into `obsm`, which a view of data on disk cannot take. Load it: `adata.to_memory()`."
-            raise ValueError(msg)
-        kwargs["adata"] = own = self._validate_anndata(asked)
-        if kwargs.get("adata_sub") is not None:
-            asked = kwargs["adata_sub"]
-            kwargs["adata_sub"] = own = self._validate_anndata(asked)
-        key: Any = kwargs.get("sample_key")
-        check_column(own, "sample_key", key)
+        asked = [resolved(adata, self.adata)] + ([kwargs["adata_sub"]] if kwargs.get("adata_sub") is not None else [])
+        check_takes_obsm(asked[-1])
+        own = [self._validate_anndata(cells) for cells in asked]
+        kwargs |= dict(zip(("adata", "adata_sub"), own, strict=False))
+        check_column(own[0], "sample_key", kwargs.get("sample_key"))
         result = super().differential_abundance(**kwargs)
-        table = own.obsm["da_log_probs"]
-        asked.obsm["da_log_probs"] = table.set_axis(table.columns.astype(str), axis=1)  # no file takes other names
+        table = own[-1].obsm["da_log_probs"]
+        asked[-1].obsm["da_log_probs"] = table.set_axis(table.columns.astype(str), axis=1)  # no file takes other names
         return result
 
     def get_latent_representation(self, *args: Any, **kwargs: Any) -> Any:
@@ -264,36 +259,9 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         given = _bound(super().differential_expression, adata, *args, **kwargs).arguments
         if given.get("dataloader") is None:
             own = self._validate_anndata(adata)
-            self._check_groups(own, given)
+            check_groups(own, given, get_values(own, Schema.of(self.registry_).layer))
             adata = own
         return super().differential_expression(adata, *args, **kwargs)
-
-    def _check_groups(self, own: AnnData, given: dict[str, Any]) -> None:
-        on_disk = isinstance(get_values(own, self._layer), h5py.Dataset | zarr.Array | CSRDataset | CSCDataset)
-        if given.get("all_stats", True) and on_disk:
-            msg = "all_stats=True needs the values in memory: load them with `to_memory()`, or pass all_stats=False."
-            raise ValueError(msg)
-        if given.get("idx1") is not None:
-            return
-        key = given.get("groupby")
-        if not isinstance(key, str) or key not in own.obs:
-            msg = f"`groupby={key!r}` not found in `adata.obs`; its columns are {list(own.obs.columns)}."
-            raise KeyError(msg)
-        if isinstance(own.obs[key], pd.DataFrame):
-            msg = f"`adata.obs` has several columns {key!r}. Rename or remove all but one."
-            raise ValueError(msg)
-        there = own.obs[key].dropna().unique()
-        first, second = (_listed(given.get(name)) for name in ("group1", "group2"))
-        if not first:  # upstream takes all of these
-            first = own.obs[key].astype("category").cat.categories.tolist()
-        unknown = [group for group in first + second if group not in set(there)]
-        if unknown or not len(there):
-            found = plain_list(unknown) or "none"
-            msg = f"Expected groups of `adata.obs[{key!r}]`, {plain_list(there)}, found {found}."
-            raise ValueError(msg)
-        n_missing = int(own.obs[key].isna().sum())
-        if n_missing and given.get("group2") is None:
-            warn(f"{n_missing} cells have no value in `adata.obs[{key!r}]`; they are among the rest compared with.")
 
     def get_normalized_expression(self, *args: Any, **kwargs: Any) -> Any:
         """Decoded expression.
@@ -312,7 +280,7 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         ['gene_1', 'gene_2']
         """
         given = _bound(super().get_normalized_expression, *args, **kwargs)
-        self._check_genes(given.arguments)
+        check_genes(given.arguments, Schema.of(self.registry_).var_names)
         return super().get_normalized_expression(*given.args, **given.kwargs)
 
     def posterior_predictive_sample(self, *args: Any, **kwargs: Any) -> Any:
@@ -331,20 +299,8 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         (300, 1)
         """
         given = _bound(super().posterior_predictive_sample, *args, **kwargs)
-        self._check_genes(given.arguments)
+        check_genes(given.arguments, Schema.of(self.registry_).var_names)
         return super().posterior_predictive_sample(*given.args, **given.kwargs)
-
-    def _check_genes(self, given: dict[str, Any]) -> None:
-        asked = given.get("gene_list")
-        if asked is None:
-            return
-        if not isinstance(asked, str):
-            given["gene_list"] = asked = list(asked)
-        known = {str(name) for name in registered_var_names(self.registry_)}
-        unknown = [] if isinstance(asked, str) else [name for name in asked if name not in known]
-        if unknown or isinstance(asked, str):
-            msg = f"Expected `gene_list` to be a list of genes of the model, found {plain_list(unknown) or asked!r}."
-            raise ValueError(msg)
 
     @torch.inference_mode()
     def get_aggregated_posterior(
@@ -418,17 +374,12 @@ class InheritedMixin(CellsMixin, RNASeqMixin, VAEMixin, BaseMinifiedModeModelCla
         return super().get_feature_correlation_matrix(*args, **kwargs)
 
     def _needs_dispersion(self, method: str) -> None:
-        if self.module.gene_likelihood not in ("nb", "zinb"):
-            msg = f"{method} needs gene_likelihood 'nb' or 'zinb', the model has {self.module.gene_likelihood!r}."
+        likelihood = self.module.likelihood
+        if not likelihood.has_dispersion:
+            msg = f"{method} needs gene_likelihood 'nb' or 'zinb', the model has {likelihood.name!r}."
             raise NotImplementedError(msg)
 
 
 def _bound(method: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.BoundArguments:
     """Arguments by the names that a method of this version of scvi-tools gives them."""
     return inspect.signature(method).bind_partial(*args, **kwargs)
-
-
-def _listed(groups: Any) -> list[Any]:
-    if groups is None:
-        return []
-    return list(groups) if isinstance(groups, Iterable) and not isinstance(groups, str) else [groups]

@@ -1,88 +1,47 @@
-"""``TRVAE``: set-up and construction. Training, answers, query mapping and loading live in the mixins."""
+"""``TRVAE``: construction, set-up and training. Answers, saving and query mapping live in the mixins."""
 
 from __future__ import annotations
 
-import warnings
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from scvi import REGISTRY_KEYS, settings
-from scvi.data.fields import (
-    CategoricalJointObsField,
-    CategoricalObsField,
-    LayerField,
-    NumericalJointObsField,
-    NumericalObsField,
-)
-from scvi.model.base import BaseMinifiedModeModelClass
-from scvi.utils import setup_anndata_dsp
+from scvi.model.base import UnsupervisedTrainingMixin
+from scvi.utils import setup_anndata_dsp, unsupported_if_adata_minified
 
-from trvae_scvi._arguments import check_boolean, check_choice, check_integer, check_number
-from trvae_scvi._compat import (
-    DataManager,
-    get_minify_type,
-    registered_categories,
-    registered_covariate_counts,
-    registered_covariates,
-    registered_var_names,
-)
-from trvae_scvi._math._mmd import MIN_CELLS, MMD_KERNELS
-from trvae_scvi.data._columns import (
-    check_anndata,
-    check_condition,
-    check_covariates,
-    check_keys,
-    check_known_conditions,
-    check_known_covariate,
-    check_known_labels,
-    check_not_condition,
-    check_not_view,
-)
-from trvae_scvi.data._designs import warn, warn_of_few_cells, warn_of_nesting, warn_of_similar_names
-from trvae_scvi.data._gene_names import check_var_names
-from trvae_scvi.data._sampler import seeded
-from trvae_scvi.data._values import (
-    check_finite_values,
-    check_storage,
-    check_summary,
-    counts_elsewhere,
-    get_values,
-    place_of,
-    summarize_values,
-)
-from trvae_scvi.module._networks import CONDITION_LAYERS, NORMALIZATIONS
-from trvae_scvi.module._trvae_module import DISPERSIONS, GENE_LIKELIHOODS, MMD_LOCATIONS, TRVAEModule
-from trvae_scvi.nn import Network
-from trvae_scvi.predict._combination import CombinationMixin
-from trvae_scvi.predict._effect import EffectMixin
-from trvae_scvi.train._datamodule import DataModuleMixin
-from trvae_scvi.train._training import TrainingMixin
+from trvae_scvi._arguments import check_choice
+from trvae_scvi._compat import QZM_KEY, QZV_KEY
+from trvae_scvi._math._likelihoods import make_likelihood
+from trvae_scvi._seeds import current_seed, seeded
+from trvae_scvi.data._columns import check_keys
+from trvae_scvi.data._registry import own_registry
+from trvae_scvi.data._schema import Schema
+from trvae_scvi.data._setup import check_new_data, check_registered_data, register
+from trvae_scvi.module import TRVAEModule
+from trvae_scvi.module._options import ModelOptions
+from trvae_scvi.train._own_data import check_values
+from trvae_scvi.train._plan import TRVAETrainingPlan
+from trvae_scvi.train._splitter import TRVAEDataSplitter
+from trvae_scvi.train._training import train_model
 
+from ._gate import adopting
 from ._inherited import InheritedMixin
-from ._loading import LoadingMixin
-from ._surgery import SurgeryMixin
+from ._persistence import PersistenceMixin
+from ._perturbation import PerturbationMixin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import lightning.pytorch as pl
+    import numpy as np
     from anndata import AnnData
-    from scvi.data import AnnDataManager
-    from scvi.data.fields import BaseAnnDataField
+
+    from trvae_scvi.nn import Network
 
 __all__ = ["TRVAE"]
 
 
-class TRVAE(
-    CombinationMixin,
-    EffectMixin,
-    SurgeryMixin,
-    LoadingMixin,
-    InheritedMixin,
-    TrainingMixin,
-    DataModuleMixin,
-    BaseMinifiedModeModelClass,
-):
+class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, InheritedMixin):
     """Transfer VAE: predicts cells under a condition in which they were not measured.
 
     A conditional variational autoencoder whose decoder is regularised by the maximum mean discrepancy
@@ -165,18 +124,17 @@ class TRVAE(
     Initial weights and training follow ``scvi.settings.seed`` (0 where it is not set) and nothing else:
     equal seed, batch size, device and number of threads give equal results.
 
-    In the methods inherited from scvi-tools, "batch" means the condition, but for `batch_size`, the number of cells
-    that are computed at once:
+    In the methods inherited from scvi-tools, "batch" means the condition, but for `batch_size`:
 
     * `transform_batch` decodes all cells with a condition, or the mean over a list of them. Unlike
       :meth:`predict_perturbation` that is the decoder's mean and keeps nothing of a cell's own counts.
     * `library_size` of :meth:`get_normalized_expression` is 1 by default, which gives shares of a cell's counts;
       ``"latent"`` takes the cell's own total. In :meth:`predict_perturbation` ``None`` does.
     * `batch_correction`, `batchid1` and `batchid2` of :meth:`differential_expression` name conditions to decode with.
-      It compares measured cells; for the predicted effect of a condition there is :meth:`get_perturbation_effect`.
+      It compares measured cells; a predicted effect is that of :meth:`get_perturbation_effect`.
     * :meth:`get_elbo`, :meth:`get_marginal_ll` and :meth:`get_reconstruction_error` are those of the likelihood,
       without the MMD and the weights of the objective.
-    * :meth:`get_latent_library_size` needs ``give_mean=False``: the observed total is used, none is inferred.
+    * :meth:`get_latent_library_size` needs ``give_mean=False``: the observed total is used.
 
     Examples
     --------
@@ -195,8 +153,9 @@ class TRVAE(
     """
 
     _module_cls = TRVAEModule
-    _LATENT_QZM_KEY = "trvae_latent_qzm"
-    _LATENT_QZV_KEY = "trvae_latent_qzv"
+    _data_splitter_cls = TRVAEDataSplitter
+    _training_plan_cls = TRVAETrainingPlan
+    _LATENT_QZM_KEY, _LATENT_QZV_KEY = QZM_KEY, QZV_KEY
 
     def __init__(
         self,
@@ -224,79 +183,45 @@ class TRVAE(
         network: Network | None = None,
         extra_payload_autotune: bool = False,
     ) -> None:
-        check_choice("gene_likelihood", gene_likelihood, GENE_LIKELIHOODS)
-        check_choice("dispersion", dispersion, DISPERSIONS)
-        check_choice("condition_layer", condition_layer, CONDITION_LAYERS)
-        check_number("response_scale", response_scale, positive=True)
-        check_choice("normalization", normalization, NORMALIZATIONS)
-        check_choice("mmd_on", mmd_on, MMD_LOCATIONS)
-        check_choice("mmd_kernel", mmd_kernel, MMD_KERNELS)
-        if network is not None and not isinstance(network, Network):
-            msg = f"Expected `network` to be like `trvae_scvi.nn.ConvNetwork`, found a {type(network).__name__}."
-            raise TypeError(msg)
-        hidden_sizes = _hidden_sizes(n_hidden, n_layers)
-        check_integer("n_latent", n_latent, 1)
-        check_number("dropout_rate", dropout_rate, below=1.0)
-        check_number("mmd_weight", mmd_weight)
-        check_number("kl_weight", kl_weight)
-        check_number("reconstruction_weight", reconstruction_weight)
-        check_boolean("encode_condition", encode_condition)
-        check_boolean("nonnegative_output", nonnegative_output)
-        if mmd_balance_labels is not None:
-            check_boolean("mmd_balance_labels", mmd_balance_labels)
-        super().__init__(adata, self._own_registry(registry) if adata is None else None)
-        conditions = list(registered_categories(self.registry_, REGISTRY_KEYS.BATCH_KEY))
+        init_params = self._get_init_params(locals())  # before there are other locals than the arguments
+        options = ModelOptions.of_model(**init_params["non_kwargs"])
+        super().__init__(adata, own_registry(registry) if adata is None and registry is not None else None)
+        schema = Schema.of(self.registry_)
+        conditions, has_labels = list(schema.conditions), schema.labels_key is not None
         if mmd_pairs != "all":
             check_choice("mmd_pairs", mmd_pairs, ["all", *conditions])
-        has_labels = self.registry_["setup_args"]["labels_key"] is not None
         if mmd_balance_labels and not has_labels:
             msg = "mmd_balance_labels=True needs labels: name their column with `setup_anndata(adata, labels_key=...)`."
             raise ValueError(msg)
+        if mmd_balance_labels is None:
+            options = replace(options, mmd_balance_labels=has_labels)
         #: Whether the registered data have no negative value; counterfactuals with "mse" are clipped accordingly.
-        self.nonnegative_ = self._check_expression(gene_likelihood)
+        self.nonnegative_ = gene_likelihood != "mse"
+        if self.adata is not None and self.minified_data_type is None:
+            self.nonnegative_ = check_values(self.adata, schema.layer, make_likelihood(gene_likelihood))
         #: How the model was made out of a reference; ``None`` for one that was not.
         self.surgery_: dict[str, bool] | None = None
-        #: Latent posterior of some training cells, see :meth:`store_reference_summary`.
-        self.reference_summary_: dict[str, np.ndarray] | None = None
         #: Version of trvae-scvi the model was made with.
         self.trvae_scvi_version_ = version("trvae-scvi")
-        with seeded():
+        with seeded(current_seed()):
             self.module = TRVAEModule(
-                int(self.summary_stats.n_vars),
+                len(schema.var_names),
                 n_batch=len(conditions),
-                n_cats_per_cov=registered_covariate_counts(self.registry_),
-                n_continuous_cov=int(self.summary_stats.get("n_extra_continuous_covs", 0)),
-                hidden_sizes=hidden_sizes,
-                n_latent=n_latent,
-                dropout_rate=dropout_rate,
-                gene_likelihood=gene_likelihood,
-                dispersion=dispersion,
-                encode_condition=encode_condition,
-                condition_layer=condition_layer,
-                response_scale=response_scale,
-                normalization=normalization,
-                nonnegative_output=nonnegative_output,
-                use_size_factor_key=self.registry_["setup_args"]["size_factor_key"] is not None,
-                mmd_on=mmd_on,
+                n_cats_per_cov=[len(names) for names in schema.covariates.values()],
+                n_continuous_cov=len(schema.continuous_covariates),
+                use_size_factor_key=schema.size_factor_key is not None,
                 mmd_reference=None if mmd_pairs == "all" else conditions.index(mmd_pairs),
-                mmd_kernel=mmd_kernel,
-                mmd_balance_labels=has_labels if mmd_balance_labels is None else mmd_balance_labels,
-                mmd_weight=mmd_weight,
-                kl_weight=kl_weight,
-                reconstruction_weight=reconstruction_weight,
-                network=network,
-                extra_payload_autotune=extra_payload_autotune,
+                **vars(options),
             )
         self.module.minified_data_type = self.minified_data_type
         #: Labels x conditions, whether there were training cells; ``None`` without labels or where it is not known.
         self.measured_: np.ndarray | None = None
         self._model_summary_string = (
-            f"TRVAE with conditions {conditions}: hidden layers {list(hidden_sizes)}, n_latent: {n_latent}, "
+            f"TRVAE with conditions {conditions}: hidden layers {list(options.hidden_sizes)}, n_latent: {n_latent}, "
             f"gene_likelihood: {gene_likelihood}, dispersion: {dispersion}, mmd_on: {mmd_on}, "
             f"mmd_weight: {mmd_weight}, kl_weight: {kl_weight}."
         )
-        # last, as scvi-tools saves the constructor's arguments from these locals
-        self.init_params_ = self._get_init_params(locals())
+        self.init_params_ = init_params
 
     @classmethod
     @setup_anndata_dsp.dedent
@@ -359,141 +284,122 @@ class TRVAE(
         categorical_covariate_keys = check_keys("categorical_covariate_keys", categorical_covariate_keys)
         continuous_covariate_keys = check_keys("continuous_covariate_keys", continuous_covariate_keys)
         setup_method_args = cls._get_setup_method_args(**locals())
-        cls.register_manager(cls._build_manager(adata, setup_method_args, **kwargs))
-
-    @classmethod
-    def _build_manager(
-        cls,
-        adata: AnnData,
-        setup_method_args: dict[str, Any],
-        *,
-        source_registry: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> AnnDataManager:
-        """Check `adata` and register its fields, as those of `source_registry` if that is given."""
-        if source_registry is None and kwargs:
+        arguments, source_registry = setup_method_args["setup_args"], kwargs.pop("source_registry", None)
+        if source_registry is not None:
+            schema = Schema.of({**source_registry, "setup_args": arguments})
+            check_registered_data(adata, schema, extend_categories=kwargs.get("extend_categories", False))
+        elif kwargs:
             msg = f"setup_anndata() got unknown arguments {list(kwargs)}; the condition's column is `condition_key`."
             raise TypeError(msg)
-        arguments = setup_method_args["setup_args"]
-        known = None
-        if source_registry is not None and not kwargs.get("extend_categories", False):
-            known = registered_categories(source_registry, REGISTRY_KEYS.BATCH_KEY)
-        cls._check_data(adata, source_registry, known, **arguments)
-        manager = DataManager(fields=cls._fields(adata, arguments), setup_method_args=setup_method_args)
-        with warnings.catch_warnings():
-            if source_registry is not None:  # what is registered again is not trained on, or frozen
-                warnings.filterwarnings("ignore", message="Category .* has fewer than 3 cells")
-            manager.register_fields(adata, source_registry=source_registry, **kwargs)
-        return manager
+        else:
+            check_new_data(adata, arguments)
+        cls.register_manager(register(adata, setup_method_args, source_registry=source_registry, **kwargs))
 
-    @staticmethod
-    def _check_data(
-        adata: AnnData,
-        source_registry: dict[str, Any] | None,
-        known_conditions: np.ndarray | None,
-        *,
-        condition_key: str,
-        layer: str | None,
-        **columns: Any,
+    @unsupported_if_adata_minified
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        load_sparse_tensor: bool = False,
+        batch_size: int = 512,
+        early_stopping: bool = True,
+        datasplitter_kwargs: dict[str, Any] | None = None,
+        plan_config: Any = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        datamodule: pl.LightningDataModule | None = None,
+        trainer_config: Any = None,
+        **trainer_kwargs: Any,
     ) -> None:
-        check_anndata(adata)
-        check_not_view(adata)
-        new_data = source_registry is None
-        check_var_names(adata, None if source_registry is None else registered_var_names(source_registry))
-        condition = check_condition(adata, condition_key, new_data=new_data)
-        if known_conditions is not None:
-            check_known_conditions(condition, known_conditions)
-        check_covariates(adata, **columns, new_data=new_data)
-        if new_data:
-            check_not_condition(condition_key, columns)
-        if source_registry is not None and known_conditions is not None:
-            for key, known in registered_covariates(source_registry).items():
-                check_known_covariate(adata.obs[key], known)
-            if columns["labels_key"] is not None:
-                labels = registered_categories(source_registry, REGISTRY_KEYS.LABELS_KEY)
-                check_known_labels(adata.obs[columns["labels_key"]], labels)
-        values = get_values(adata, layer)
-        check_storage(values, place_of(layer))
-        summary = summarize_values(values)
-        check_finite_values(summary, place_of(layer))
-        if not new_data:
-            return
-        elsewhere = counts_elsewhere(adata, layer, summary)
-        if elsewhere is not None:
-            warn(elsewhere)
-        named = [columns["labels_key"]] if columns["labels_key"] is not None else []
-        named += list(columns["categorical_covariate_keys"] or ())
-        for key in dict.fromkeys([condition_key, *named]):
-            warn_of_similar_names(key, adata.obs[key].unique())
-        warn_of_nesting(adata.obs, condition_key, named)
+        """Train the model.
 
-    @classmethod
-    def _fields(cls, adata: AnnData, arguments: dict[str, Any]) -> list[BaseAnnDataField]:
-        fields = [
-            LayerField(REGISTRY_KEYS.X_KEY, arguments["layer"], is_count_data=False),
-            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, arguments["condition_key"]),
-            CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, arguments["labels_key"]),
-            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, arguments["size_factor_key"], required=False),
-            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, arguments["categorical_covariate_keys"]),
-            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, arguments["continuous_covariate_keys"]),
-        ]
-        minify_type = get_minify_type(adata)
-        return fields if minify_type is None else fields + cls._get_fields_for_adata_minification(minify_type)
+        Batches hold as many cells of every condition as of any other. The weight of the KL divergence
+        rises over the first third of the epochs, the learning rate follows one cycle.
 
-    def _check_expression(self, gene_likelihood: str, remark: str = "") -> bool:
-        """Check that values and likelihood fit; return whether no value is negative."""
-        if self.adata is None or self.minified_data_type is not None:
-            return gene_likelihood != "mse"
-        layer = self.registry_["setup_args"]["layer"]
-        where = place_of(layer)
-        summary = summarize_values(get_values(self.adata, layer))
-        check_summary(summary, where + remark, gene_likelihood, self.adata, layer)
-        if gene_likelihood == "mse" and summary.integer and summary.minimum >= 0:
-            warnings.warn(
-                f"{where} looks like raw counts, but gene_likelihood='mse' models log-normalised or scaled values. "
-                "Use 'nb' for counts, or normalise first.",
-                UserWarning,
-                stacklevel=settings.warnings_stacklevel,
-            )
-        return summary.minimum >= 0
+        Parameters
+        ----------
+        max_epochs
+            Passes through the training cells. Defaults to 60 for 20,000 cells and in proportion more for
+            fewer (at most 400), fewer for more (at least 10).
+        accelerator, devices
+            As for Lightning: ``"cpu"``, ``"gpu"``, ``"mps"``, ``"auto"``.
+        train_size, validation_size
+            Shares of the cells of every condition. By default 0.9 and the rest; what remains of one is a
+            test set.
+        shuffle_set_split
+            Whether to draw the sets at random instead of in the order of the cells.
+        load_sparse_tensor
+            Whether to move sparse data to the device as such and make them dense there.
+        batch_size
+            Cells a step, on every device. The MMD is estimated within a batch, so that it should not be small.
+        early_stopping
+            Whether to stop when the validation loss, the whole objective with its final weights, has not
+            fallen for a quarter of `max_epochs`, and to restore the weights with the lowest one. Both
+            count only once the KL warm-up is over. `early_stopping_monitor`, `early_stopping_mode` and
+            `early_stopping_warmup_epochs` set other rules for both, `early_stopping_patience` and
+            `early_stopping_min_delta` for when to stop.
+        datasplitter_kwargs
+            Further arguments of :class:`~scvi.dataloaders.DataSplitter`: `external_indexing` and `pin_memory`.
+        plan_config, trainer_config
+            As upstream: settings that `plan_kwargs` and the trainer's arguments override.
+        plan_kwargs
+            Arguments of the training plan: `lr`, `weight_decay`, `eps`, `lr_schedule`,
+            `n_epochs_kl_warmup`, `max_kl_weight` and those of :class:`~scvi.train.TrainingPlan`.
+        datamodule
+            Where the cells come from instead of an AnnData: what :meth:`setup_annbatch` gives, or another of
+            scvi-tools' data modules, with the registry the model was made with. One that has no `set_split` or
+            `set_batch_size` divides and batches its cells itself, whatever is said here; only that of
+            :meth:`setup_annbatch` balances conditions. `datasplitter_kwargs` and `load_sparse_tensor` are not used.
+        trainer_kwargs
+            Further arguments, of :class:`~scvi.train.Trainer`, e.g. `callbacks`, or `ckpt_path` to resume from a
+            Lightning checkpoint. Gradients are clipped at a norm of 100 unless `gradient_clip_val` says otherwise.
 
-    def _note_measured(self, *, was_trained: bool) -> None:
-        """Take down under which conditions labels had training cells, in this training and in earlier ones."""
-        counts = self._cells_by_label()
-        if counts is None or self.registry_["setup_args"]["labels_key"] is None:
-            return
-        if not was_trained:
-            self.measured_ = counts > 0
-        elif self.measured_ is not None:  # else what earlier trainings had is not known
-            self.measured_ = self.measured_ | (counts > 0)
+        Raises
+        ------
+        TypeError
+            If an argument has the wrong type, or `plan_kwargs` or `datasplitter_kwargs` an unknown name.
+        ValueError
+            If `batch_size` or `max_epochs` is too small, `train_size` is not above 0 and at most 1, `precision` or
+            `early_stopping_mode` is none of those there are, cells, a registered column or values changed since the
+            set-up, early stopping has no validation cells, the data are minified, nothing is left to train, no batch
+            was trained on, weights are to be averaged in a frozen model, or several devices are to share the model by
+            another strategy than DDP.
+        KeyboardInterrupt
+            If the user stops training (Ctrl-C, the stop button of a notebook) - after the best weights so far (the
+            latest ones without early stopping, and during the warm-up) are restored, the history is there and the model
+            is marked as trained, so that it can be used, saved or trained further. Before the end of the first epoch
+            there is nothing to keep, and the model is what it was before.
 
-    def _warn_of_few_cells(self) -> None:
-        module, counts = self.module, self._cells_by_label()
-        if counts is None or module.mmd_on is None or not module.mmd_weight:
-            return
-        labels, conditions = (
-            list(registered_categories(self.registry_, key))
-            for key in (REGISTRY_KEYS.LABELS_KEY, REGISTRY_KEYS.BATCH_KEY)
-        )
-        warn_of_few_cells(counts, labels, conditions, MIN_CELLS, by_label=module.mmd_balance_labels)
+        Warns
+        -----
+        UserWarning
+            If the MMD was asked for and no batch had enough cells to estimate it, if conditions or labels have too few
+            cells for it, or if `max_epochs` is below a third of the default.
 
-    def _cells_by_label(self) -> np.ndarray | None:
-        """Numbers of cells, labels x conditions; ``None`` without data."""
-        if self.adata is None:
-            return None
-        keys = (REGISTRY_KEYS.LABELS_KEY, REGISTRY_KEYS.BATCH_KEY)
-        counts = np.zeros([len(registered_categories(self.registry_, key)) for key in keys], dtype=np.int64)
-        np.add.at(counts, tuple(np.asarray(self.adata_manager.get_from_registry(key)).ravel() for key in keys), 1)
-        return counts
+        Notes
+        -----
+        Several devices need one of Lightning's DDP strategies, e.g. ``devices=2, strategy="ddp"``. Each has a copy of
+        the model and batches of its own, so that `batch_size` is per device and an epoch has as many times fewer steps.
+        The MMD is estimated within a device's batch; gradients and logged values, the MMD's among them, are the means
+        over the devices. Early stopping and the best weights go by the mean validation loss, alike on every device.
 
+        Threads of one process train one after the other, as torch has one source of random numbers for all of them.
 
-def _hidden_sizes(n_hidden: int | Sequence[int], n_layers: int) -> tuple[int, ...]:
-    check_integer("n_layers", n_layers, 1)
-    several = np.ndim(n_hidden) == 1
-    widths: list[Any] = list(n_hidden) if several else [n_hidden] * n_layers  # type: ignore[arg-type]
-    if len(widths) != n_layers:
-        msg = f"Expected `n_hidden` to be one width or one for each of n_layers={n_layers}, found {n_hidden!r}."
-        raise ValueError(msg)
-    for width in widths:
-        check_integer("n_hidden", width, 1)
-    return tuple(int(width) for width in widths)
+        Examples
+        --------
+        >>> tv.TRVAE.setup_anndata(adata, labels_key="cell_type")
+        >>> model = tv.TRVAE(adata)
+        >>> model.train(max_epochs=2, batch_size=256, plan_kwargs={"lr": 1e-3})
+        >>> len(model.history["validation_loss"])
+        2
+        """
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+
+        def validate() -> None:
+            with adopting():
+                self._validate_anndata(self.adata)
+
+        train_model(self, super().train, validate, **arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import nn
@@ -11,64 +11,16 @@ from torch import nn
 from trvae_scvi._math._linear import grouped_linear, sparse_linear
 from trvae_scvi._math._precision import full
 
+from ._tables import Table
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trvae_scvi.nn import Network
 
-__all__ = ["CONDITION_LAYERS", "NORMALIZATIONS", "ConditionLinear", "CovariateLinear", "Decoder", "Encoder", "Table"]
+__all__ = ["ConditionLinear", "CovariateLinear", "Decoder", "Encoder"]
 
-NORMALIZATIONS = ("layer", "batch", None)
-CONDITION_LAYERS = ("output", "first")
 _VARIANCE_FLOOR = 1e-4
-
-
-class Table(nn.Module):
-    """Rows of parameters, one for each category.
-
-    Categories that a query brings along are rows of a second parameter, :attr:`new`. It can be trained alone: what the
-    first one gives for the old categories cannot change by a bit, whatever the optimizer does.
-
-    Parameters
-    ----------
-    n_rows
-        Number of categories.
-    shape
-        Shape of a row.
-    """
-
-    new: nn.Parameter | None
-
-    def __init__(self, n_rows: int, *shape: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(n_rows, *shape))
-        self.register_parameter("new", None)
-
-    @property
-    def rows(self) -> torch.Tensor:
-        """All rows, without a gradient."""
-        return (self.weight if self.new is None else torch.cat((self.weight, self.new))).detach()
-
-    def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """The rows of `n` categories, for rows that are vectors."""
-        if self.new is None:
-            return nn.functional.embedding(codes, self.weight)
-        n_old = len(self.weight)
-        old = nn.functional.embedding(codes.clamp(max=n_old - 1), self.weight)
-        new = nn.functional.embedding((codes - n_old).clamp(min=0), self.new)
-        return torch.where((codes >= n_old).unsqueeze(-1), new, old)
-
-    def set_rows(self, old: torch.Tensor, new: torch.Tensor) -> None:
-        """Replace all rows; those of `new` become a parameter of their own, if there are any."""
-        self.weight = nn.Parameter(old.detach().clone())
-        self.new = nn.Parameter(new.detach().clone()) if len(new) else None
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # what is saved decides where the old rows end
-        new = state_dict.get(f"{prefix}new")
-        if new is not None and self.new is None and len(new) < len(self.weight):
-            self.set_rows(self.rows[: -len(new)], self.rows[-len(new) :])
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class CovariateLinear(nn.Module):
@@ -293,6 +245,13 @@ class Decoder(nn.Module):
         if self.condition_layer == "first":
             return nn.Linear(n_in, n_out)
         return ConditionLinear(n_in, n_out, n_conditions=n_conditions)
+
+    def condition_tables(self) -> list[Table]:
+        """The tables with a row for every condition."""
+        if self.condition_layer == "first":
+            return [cast("Table", self.first.tables[0])]
+        layers = [layer for layer in (self.output, self.zero_inflation) if isinstance(layer, ConditionLinear)]
+        return [table for layer in layers for table in (layer.offset, layer.response)]
 
     def responses(self) -> list[torch.Tensor]:
         """The deviations `U_s` of the output layers that are trained, `n x n_in x n_output`; none with ``"first"``."""

@@ -1,52 +1,32 @@
-"""The generative model and its objective, as a scvi-tools module. Knows tensors, not AnnData."""
+"""The generative model, as a scvi-tools module. Knows tensors, not AnnData."""
 
 from __future__ import annotations
 
-import contextlib
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.distributions import NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial
 from scvi.module.base import BaseMinifiedModeModuleClass, LossOutput, auto_move_data
 from torch import nn
 from torch.distributions import kl_divergence
-from torch.nn.functional import softplus
 
 from trvae_scvi._compat import MODULE_KEYS
-from trvae_scvi._math._linear import sum_of_squares
-from trvae_scvi._math._log_likelihoods import Bernoulli, log_bernoulli, log_nb, log_normal, log_poisson, log_zinb
-from trvae_scvi._math._mmd import mmd
+from trvae_scvi._math._likelihoods import Outputs, make_likelihood
 from trvae_scvi._math._precision import no_autocast
+from trvae_scvi._switch import Switch
 
-from ._networks import ConditionLinear, Decoder, Encoder, Table
+from ._networks import Decoder, Encoder
+from ._objective import discrepancy, response_prior
+from ._options import ModelOptions
+from ._tables import Table, take_over
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from trvae_scvi.nn import Network
+__all__ = ["TRVAEModule", "means_only"]
 
-__all__ = ["COUNT_LIKELIHOODS", "DISPERSIONS", "GENE_LIKELIHOODS", "MMD_LOCATIONS", "TRVAEModule", "means_only"]
-
-COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")
-GENE_LIKELIHOODS = (*COUNT_LIKELIHOODS, "mse", "bernoulli")
-DISPERSIONS = ("gene", "gene-batch")
-MMD_LOCATIONS = ("y", "z", None)
-_KEPT_CELLS = 512  # of a reference, in every batch of a query that is matched with it
-_KEPT_CELLS_PER_CONDITION = 32
-_MEANS_ONLY: ContextVar[bool] = ContextVar("means_only", default=False)
-_MAX_POISSON_RATE = 1e8  # torch's sampler misbehaves beyond
-
-
-@contextlib.contextmanager
-def means_only() -> Iterator[None]:
-    """Inside the block inference draws nothing: other threads may be training, with the same random numbers."""
-    token = _MEANS_ONLY.set(True)
-    try:
-        yield
-    finally:
-        _MEANS_ONLY.reset(token)
+#: Inside ``with means_only():`` inference draws nothing: another thread may be training, with the same random numbers.
+means_only = Switch("means_only")
 
 
 class TRVAEModule(BaseMinifiedModeModuleClass):
@@ -62,8 +42,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
     with :math:`\eta, \alpha, \beta` the `reconstruction_weight`, `kl_weight` and `mmd_weight`
     (Lotfollahi et al. 2020). The last term is a normal prior on the responses of the output layer,
     :math:`\rho` the `response_scale` and N the number of training cells; with ``condition_layer="first"``, as
-    published, it is absent. The condition is scvi-tools' batch. Parameters that are not listed are those of
-    :class:`~trvae_scvi.TRVAE`.
+    published, it is absent. The condition is scvi-tools' batch.
 
     Parameters
     ----------
@@ -73,13 +52,19 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         Numbers of categories of further categorical covariates.
     n_continuous_cov
         Number of continuous covariates.
-    hidden_sizes
-        Widths of the hidden layers, input side first; the decoder mirrors them.
     use_size_factor_key
         Whether means are scaled by given size factors (softplus output) instead of the observed
         library size (softmax output).
     mmd_reference
         Code of the condition to compare every other with, ``None`` for all pairs.
+    **options
+        Those of :class:`~trvae_scvi.TRVAE` but for the ones above, with `hidden_sizes`, the widths of the hidden layers
+        from the input on, in place of `n_hidden` and `n_layers`. They can be read as attributes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is unknown, has the wrong type or a value that it does not take.
 
     Examples
     --------
@@ -96,118 +81,64 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         n_batch: int,
         n_cats_per_cov: Sequence[int] = (),
         n_continuous_cov: int = 0,
-        hidden_sizes: Sequence[int] = (128, 128),
-        n_latent: int = 10,
-        dropout_rate: float = 0.1,
-        gene_likelihood: Literal["nb", "zinb", "poisson", "mse", "bernoulli"] = "nb",
-        dispersion: Literal["gene", "gene-batch"] = "gene",
-        encode_condition: bool = False,
-        condition_layer: Literal["output", "first"] = "output",
-        response_scale: float = 0.03,
-        normalization: Literal["layer", "batch"] | None = "layer",
-        nonnegative_output: bool = False,
         use_size_factor_key: bool = False,
-        mmd_on: Literal["y", "z"] | None = "y",
         mmd_reference: int | None = None,
-        mmd_kernel: Literal["trvae", "median"] = "median",
-        mmd_balance_labels: bool = False,
-        mmd_weight: float = 10.0,
-        kl_weight: float = 1.0,
-        reconstruction_weight: float = 1.0,
-        network: Network | None = None,
-        extra_payload_autotune: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__()
-        self.gene_likelihood = gene_likelihood
-        self.dispersion = dispersion
-        self.encode_condition = encode_condition
-        self.response_scale = response_scale
-        self.nonnegative_output = nonnegative_output
+        self.options = given = ModelOptions(**options)
+        self.likelihood = make_likelihood(given.gene_likelihood, nonnegative_output=given.nonnegative_output)
         self.use_size_factor_key = use_size_factor_key
-        self.mmd_on = mmd_on
         self.mmd_reference = mmd_reference
-        self.mmd_kernel = mmd_kernel
-        self.mmd_balance_labels = mmd_balance_labels
-        self.mmd_weight = mmd_weight
-        self.kl_weight = kl_weight
-        self.reconstruction_weight = reconstruction_weight
-        self.extra_payload_autotune = extra_payload_autotune
-
         self.n_batch = n_batch
         n_categories = (n_batch, *n_cats_per_cov)
-        self.takes_sparse = gene_likelihood in COUNT_LIKELIHOODS and network is None
         shared: dict[str, Any] = {
-            "dropout_rate": dropout_rate,
-            "normalization": normalization,
-            "network": network,
+            "dropout_rate": given.dropout_rate,
+            "normalization": given.normalization,
+            "network": given.network,
         }
         self.encoder = Encoder(
             n_input,
-            n_latent,
-            hidden_sizes=hidden_sizes,
-            n_categories=n_categories if encode_condition else (),
-            n_continuous=n_continuous_cov if encode_condition else 0,
+            given.n_latent,
+            hidden_sizes=given.hidden_sizes,
+            n_categories=n_categories if given.encode_condition else (),
+            n_continuous=n_continuous_cov if given.encode_condition else 0,
             **shared,
         )
         self.decoder = Decoder(
-            n_latent,
+            given.n_latent,
             n_input,
-            hidden_sizes=hidden_sizes[::-1],
+            hidden_sizes=given.hidden_sizes[::-1],
             n_categories=n_categories,
             n_continuous=n_continuous_cov,
-            condition_layer=condition_layer,
-            zero_inflation=gene_likelihood == "zinb",
+            condition_layer=given.condition_layer,
+            zero_inflation=self.likelihood.has_zero_inflation,
             **shared,
         )
-        if gene_likelihood in ("nb", "zinb"):
-            self.log_theta = nn.Parameter(torch.zeros(n_input)) if dispersion == "gene" else Table(n_batch, n_input)
+        self.log_theta: nn.Parameter | Table | None = None
+        if self.likelihood.has_dispersion:
+            by_gene = given.dispersion == "gene"
+            self.log_theta = nn.Parameter(torch.zeros(n_input)) if by_gene else Table(n_batch, n_input)
         self.is_frozen = False
-        self.kept_cells: dict[str, torch.Tensor] = {}  # of a reference, to match a query with
+
+    def __getattr__(self, name: str) -> Any:
+        # scvi-tools reads some options as attributes of the module
+        options = self.__dict__.get("options")
+        return getattr(options, name) if hasattr(options, name) else super().__getattr__(name)
 
     def adopt(self, reference: TRVAEModule) -> bool:
-        """Take over all of a reference's parameters; rows of categories it has not start at the mean of its own.
-
-        Parameters
-        ----------
-        reference
-            A module of the same architecture with at most as many categories; theirs are the first ones here.
-
-        Returns
-        -------
-        Whether there are new rows.
-        """
-        grown = False
-        state = reference.state_dict()
-        tables = {name: module for name, module in self.named_modules() if isinstance(module, Table)}
-        for name, table in tables.items():
-            old = cast("Table", reference.get_submodule(name)).rows
-            n_new = len(table.weight) - len(old)
-            table.set_rows(old, old.mean(dim=0, keepdim=True).repeat(n_new, *(1 for _ in old.shape[1:])))
-            state.pop(f"{name}.new", None)
-            state[f"{name}.weight"] = old
-            if table.new is not None:
-                state[f"{name}.new"] = table.new.detach()
-                grown = True
-        self.load_state_dict(state)
-        return grown
+        """Take over all parameters of a module with at most as many categories; return whether some are new here."""
+        return take_over(self, reference)
 
     @property
-    def models_counts(self) -> bool:
-        """Whether the likelihood is one of counts, whose sum is the library size."""
-        return self.gene_likelihood in COUNT_LIKELIHOODS
+    def takes_sparse(self) -> bool:
+        """Whether minibatches may be sparse."""
+        return self.likelihood.models_counts and self.options.network is None
 
     def condition_tables(self) -> list[Table]:
         """The tables of the decoder and the dispersion with a row for every condition."""
-        decoder = self.decoder
-        if decoder.condition_layer == "first":
-            tables = [cast("Table", decoder.first.tables[0])]
-        else:
-            layers = (decoder.output, decoder.zero_inflation)
-            tables = [
-                t for layer in layers if isinstance(layer, ConditionLinear) for t in (layer.offset, layer.response)
-            ]
-        log_theta = getattr(self, "log_theta", None)
-        return [*tables, log_theta] if isinstance(log_theta, Table) else tables
+        own = [self.log_theta] if isinstance(self.log_theta, Table) else []
+        return [*self.decoder.condition_tables(), *own]
 
     def freeze(self, *, encoder_first_layer: bool = True, decoder_first_layer: bool = True) -> None:
         """Leave only rows of new categories to training, and the first layers if asked.
@@ -276,19 +207,19 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         cat_covs: torch.Tensor | None = None,
         n_samples: int = 1,
     ) -> dict[str, Any]:
-        codes = self._codes(batch_index, cat_covs) if self.encode_condition else []
-        encoder_input = torch.log1p(x) if self.models_counts else x
+        codes = self._codes(batch_index, cat_covs) if self.options.encode_condition else []
+        encoder_input = torch.log1p(x) if self.likelihood.models_counts else x
         mean, variance = self.encoder(encoder_input, codes, cont_covs)
         ones = x.new_ones(x.shape[1], 1, layout=torch.strided)
         with no_autocast(x):
-            total = x @ ones if self.models_counts else torch.ones_like(x[:, :1])  # also of a sparse x
+            total = x @ ones if self.likelihood.models_counts else torch.ones_like(x[:, :1])  # also of a sparse x
         return self._sampled(mean, variance, total, n_samples)
 
     @auto_move_data
     def _cached_inference(
         self, qzm: torch.Tensor, qzv: torch.Tensor, observed_lib_size: torch.Tensor, n_samples: int = 1
     ) -> dict[str, Any]:
-        total = observed_lib_size if self.models_counts else torch.ones_like(observed_lib_size)
+        total = observed_lib_size if self.likelihood.models_counts else torch.ones_like(observed_lib_size)
         return self._sampled(qzm, qzv, total, n_samples)
 
     @staticmethod
@@ -296,7 +227,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         qz = torch.distributions.Normal(mean, variance.sqrt())
         library = torch.log(total)
         if n_samples == 1:
-            z = mean if _MEANS_ONLY.get() else qz.rsample()
+            z = mean if means_only else qz.rsample()
         else:
             z = qz.rsample((n_samples,))
             library = library.expand(n_samples, *library.shape)
@@ -345,39 +276,15 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         codes = self._codes(batch_index, cat_covs)
         y, output, zi_logits = self.decoder(z, codes, cont_covs)
         theta = None
-        if self.gene_likelihood in ("nb", "zinb"):
+        if self.log_theta is not None:
             theta = torch.exp(self.log_theta(codes[0]) if isinstance(self.log_theta, Table) else self.log_theta)
+        outputs = Outputs(output, library, size_factor if self.use_size_factor_key else None, theta, zi_logits)
         return {
-            MODULE_KEYS.PX_KEY: self._likelihood(output, theta, zi_logits, library, size_factor),
+            MODULE_KEYS.PX_KEY: self.likelihood.distribution(outputs),
             MODULE_KEYS.PZ_KEY: torch.distributions.Normal(torch.zeros_like(z), torch.ones_like(z)),
             "first_layer": y,
             "theta": theta,
         }
-
-    def _likelihood(
-        self,
-        output: torch.Tensor,
-        theta: torch.Tensor | None,
-        zi_logits: torch.Tensor | None,
-        library: torch.Tensor,
-        size_factor: torch.Tensor | None,
-    ) -> torch.distributions.Distribution:
-        if self.gene_likelihood == "mse":
-            mean = torch.relu(output) if self.nonnegative_output else output
-            return Normal(mean, torch.ones_like(mean), normal_mu=mean)
-        if self.gene_likelihood == "bernoulli":
-            return Bernoulli(output)
-        if self.use_size_factor_key and size_factor is not None:
-            scale = softplus(output)
-            mu = scale * size_factor
-        else:
-            scale = torch.softmax(output, dim=-1)
-            mu = scale * torch.exp(library)
-        if self.gene_likelihood == "poisson":
-            return Poisson(mu, scale=scale)
-        if self.gene_likelihood == "zinb":
-            return ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits, scale=scale)
-        return NegativeBinomial(mu=mu, theta=theta, scale=scale)
 
     def _log_likelihood(self, x: torch.Tensor, generative_outputs: dict[str, Any]) -> torch.Tensor:
         """Of every cell, `n`, or `n_samples x n` for several samples of `z`, which are so many more cells."""
@@ -386,68 +293,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         if len(shape) > 1:
             x = (x.to_dense() if x.layout == torch.sparse_csr else x).repeat(shape[0], 1)
             theta = theta if theta is None or theta.dim() == 1 else theta.repeat(shape[0], 1)
-        if self.gene_likelihood == "nb":
-            value = log_nb(x, px.mu.flatten(0, -2), theta)
-        elif self.gene_likelihood == "zinb":
-            value = log_zinb(x, px.mu.flatten(0, -2), theta, px.zi_logits.flatten(0, -2))
-        elif self.gene_likelihood == "poisson":
-            value = log_poisson(x, px.rate.flatten(0, -2))
-        elif self.gene_likelihood == "bernoulli":
-            value = log_bernoulli(x, px.logits.flatten(0, -2))
-        else:
-            value = log_normal(x, px.loc.flatten(0, -2))
-        return value.view(shape)
-
-    def _mmd(
-        self,
-        tensors: dict[str, torch.Tensor],
-        inference_outputs: dict[str, Any],
-        generative_outputs: dict[str, Any],
-        *,
-        with_kept_cells: bool,
-    ) -> torch.Tensor:
-        z, y = inference_outputs[MODULE_KEYS.Z_KEY], generative_outputs["first_layer"]
-        if self.mmd_on is None or self.mmd_weight == 0.0 or z.dim() == 3:
-            return z.new_zeros(())
-        x = y if self.mmd_on == "y" else z
-        conditions = tensors[REGISTRY_KEYS.BATCH_KEY].squeeze(-1).long()
-        labels = tensors[REGISTRY_KEYS.LABELS_KEY].squeeze(-1).long() if self.mmd_balance_labels else None
-        fixed = None
-        if self.kept_cells and with_kept_cells:
-            fixed = self.n_batch
-            cells = self._draw_kept_cells()
-            x = torch.cat([x, cells["y" if self.mmd_on == "y" else "z"]])
-            conditions = torch.cat([conditions, cells["conditions"] + fixed])
-            labels = None if labels is None else torch.cat([labels, cells["labels"]])
-        return mmd(
-            x, conditions, kernel=self.mmd_kernel, reference=self.mmd_reference, labels=labels, first_fixed=fixed
-        )
-
-    def _draw_kept_cells(self) -> dict[str, torch.Tensor]:
-        """Some of the kept reference cells at random, as many of each of some conditions, with a new draw of `z`."""
-        device = self.decoder.first.linear.weight.device
-        kept = self.kept_cells
-        codes = torch.unique(kept["conditions"])
-        drawn = codes[torch.randperm(len(codes))[: _KEPT_CELLS // _KEPT_CELLS_PER_CONDITION]]
-        share = _KEPT_CELLS // len(drawn)
-        of_each = [torch.nonzero(kept["conditions"] == code).squeeze(1) for code in drawn]
-        rows = torch.cat([own[torch.randperm(len(own))[:share]] for own in of_each])
-        cells = {name: values[rows].to(device) for name, values in kept.items()}
-        mean, variance = cells["qzm"], cells["qzv"]
-        cells["z"] = mean + variance.sqrt() * torch.randn_like(mean)
-        categories = [cells["conditions"], *cells["cat_covs"].unbind(dim=1)]
-        cells["y"] = self.decoder.first_layer(cells["z"], categories, cells.get("cont_covs"))
-        return cells
-
-    def _response_prior(self, n_obs: int | None) -> torch.Tensor:
-        """Each training cell's share of the responses' negative log density under their prior, up to a constant."""
-        if n_obs is None:
-            msg = "Expected `n_obs`, the number of training cells, with whole_objective=True; found None."
-            raise ValueError(msg)
-        zero = self.decoder.first.linear.bias.new_zeros(())
-        squares = sum((sum_of_squares(response) for response in self.decoder.responses()), zero)
-        # two conditions then differ by a normal with standard deviation `response_scale`
-        return squares / self.response_scale**2 / n_obs
+        return self.likelihood.log_prob(x, px, theta).view(shape)
 
     def loss(
         self,
@@ -465,27 +311,29 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         n_obs
             Number of training cells, over which the prior of the responses is spread; the training plan passes it.
         whole_objective
-            Whether to give what training minimises, with the prior of the responses and, for a query, the match with
-            kept reference cells. The training plan asks for it, for training and validation cells. An answer about
-            cells has neither: the prior is no matter of theirs, and which cells are drawn is random.
+            Whether to give what training minimises, with the prior of the responses, which is no matter of the cells
+            that an answer is about. The training plan asks for it, for training and validation cells.
         kl_weight
             Weight of the KL divergence in the loss. The training plan passes the value its warm-up has
             reached, which ends at the module's `kl_weight`.
         """
         reconstruction = -self._log_likelihood(tensors[REGISTRY_KEYS.X_KEY], generative_outputs)
         kl = kl_divergence(inference_outputs[MODULE_KEYS.QZ_KEY], torch.distributions.Normal(0.0, 1.0)).sum(dim=-1)
-        discrepancy = self._mmd(tensors, inference_outputs, generative_outputs, with_kept_cells=whole_objective)
-        cells = self.reconstruction_weight * reconstruction + kl_weight * kl
-        prior = self._response_prior(n_obs) if whole_objective else discrepancy.new_zeros(())
-        extra_metrics = {"mmd": discrepancy, "response_prior": prior}
-        if self.extra_payload_autotune:
+        z, y = inference_outputs[MODULE_KEYS.Z_KEY], generative_outputs["first_layer"]
+        mmd = discrepancy(self.options, z, y, tensors, reference=self.mmd_reference)
+        cells = self.options.reconstruction_weight * reconstruction + kl_weight * kl
+        prior = mmd.new_zeros(())
+        if whole_objective:
+            prior = response_prior(self.decoder, scale=self.options.response_scale, n_obs=n_obs)
+        extra_metrics = {"mmd": mmd, "response_prior": prior}
+        if self.options.extra_payload_autotune:
             extra_metrics |= {
                 "z": inference_outputs[MODULE_KEYS.Z_KEY],
                 "batch": tensors[REGISTRY_KEYS.BATCH_KEY],
                 "labels": tensors[REGISTRY_KEYS.LABELS_KEY],
             }
         return LossOutput(
-            loss=cells.mean() + self.mmd_weight * discrepancy + prior,
+            loss=cells.mean() + self.options.mmd_weight * mmd + prior,
             reconstruction_loss=reconstruction,
             kl_local=kl,
             extra_metrics=extra_metrics,
@@ -511,10 +359,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
             generative_kwargs=generative_kwargs,
             compute_loss=False,
         )
-        px = generative_outputs[MODULE_KEYS.PX_KEY]
-        if self.gene_likelihood == "poisson":
-            px = Poisson(px.rate.clamp(max=_MAX_POISSON_RATE).cpu())  # MPS has no Poisson sampler
-        samples = px.sample()
+        samples = self.likelihood.draw(generative_outputs[MODULE_KEYS.PX_KEY])
         return (samples.permute(1, 2, 0) if n_samples > 1 else samples).cpu()
 
     @torch.inference_mode()

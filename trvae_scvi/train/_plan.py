@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from scvi.train import LoudEarlyStopping, TrainingPlan
 
-from trvae_scvi.data._sampler import current_seed
+from trvae_scvi._seeds import current_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -45,6 +45,8 @@ class TRVAETrainingPlan(TrainingPlan):
         Whether the learning rate follows the cycle or is constant.
     max_kl_weight
         KL weight at the end of the warm-up; the module's by default.
+    seed
+        Of every epoch's noise; ``None`` takes ``scvi.settings.seed``.
     **kwargs
         Further arguments of :class:`~scvi.train.TrainingPlan`.
     """
@@ -58,8 +60,10 @@ class TRVAETrainingPlan(TrainingPlan):
         eps: float = 1e-8,
         lr_schedule: bool = True,
         max_kl_weight: float | None = None,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
+        self.seed = current_seed() if seed is None else seed
         self.lr_schedule = lr_schedule
         self.module: TRVAEModule
         self.loss_kwargs: dict[str, Any]
@@ -80,11 +84,11 @@ class TRVAETrainingPlan(TrainingPlan):
         if batch_idx == 0:  # not before the loader is made, which draws a random number, too
             # processes that train together do not share their noise
             place = self.current_epoch * self.trainer.world_size + self.global_rank
-            torch.manual_seed(current_seed() * 1_000_003 + place)
+            torch.manual_seed(self.seed * 1_000_003 + place)
 
     def on_validation_epoch_start(self) -> None:
         """The same noise in every validation, so that its losses can be compared."""
-        torch.manual_seed(current_seed())
+        torch.manual_seed(self.seed)
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """One step. What is logged is added up and logged once an epoch, as that takes as long as half the step."""

@@ -1,0 +1,198 @@
+"""From checked cells to what a trained network makes of them under targets, a minibatch at a time."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.utils import track
+from torch import nn
+
+from trvae_scvi._compat import MODULE_KEYS, generative_input, inference_input
+from trvae_scvi.data._cells import AnnDataCells, Cells
+from trvae_scvi.data._loader_cells import LoaderCells
+from trvae_scvi.data._schema import Schema
+from trvae_scvi.module._trvae_module import means_only
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from anndata import AnnData
+    from scipy import sparse
+
+    from trvae_scvi._math._likelihoods import Decoded
+    from trvae_scvi.module import TRVAEModule
+
+    from ._request import Request
+
+__all__ = ["NOT_TRAINED", "Predictor", "Trained"]
+
+NOT_TRAINED = "The model is not trained: call `model.train()` before asking it for predictions."
+_SHORT = 10  # minibatches; fewer need no progress bar
+
+
+class Trained(Protocol):
+    """What a prediction needs of a model."""
+
+    module: TRVAEModule
+    registry_: dict[str, Any]
+    is_trained_: bool
+    nonnegative_: bool
+    measured_: np.ndarray | None
+
+    @property
+    def adata(self) -> AnnData | None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A trained network and what its predictions depend on besides.
+
+    Attributes
+    ----------
+    module
+        The network.
+    schema
+        What was registered of its cells.
+    adata
+        The model's own cells, which are taken where none are named.
+    nonnegative
+        Whether the data know no value below 0.
+    measured
+        Labels x conditions, whether there were training cells; ``None`` if that is not known.
+    decoding
+        What cells are decoded with instead, see :meth:`combining`.
+    """
+
+    module: TRVAEModule
+    schema: Schema
+    adata: AnnData | None
+    nonnegative: bool
+    measured: np.ndarray | None
+    decoding: TRVAEModule | None = None
+
+    @classmethod
+    def of(cls, model: Trained) -> Predictor:
+        """That of a model; a RuntimeError if it is not trained."""
+        if not model.is_trained_:
+            raise RuntimeError(NOT_TRAINED)
+        return cls(model.module, Schema.of(model.registry_), model.adata, model.nonnegative_, model.measured_)
+
+    def cells(
+        self,
+        adata: AnnData | None = None,
+        *,
+        indices: Sequence[int] | np.ndarray | None = None,
+        source: str | None = None,
+        batch_size: int | None = None,
+        dataloader: Iterable[dict[str, Any]] | None = None,
+    ) -> Cells:
+        """Check the caller's cells, or take the caller's own loader, which excludes all other choices."""
+        likelihood = self.module.likelihood
+        if dataloader is None:
+            chosen = resolved(adata, self.adata)
+            return AnnDataCells.checked(
+                chosen, self.schema, likelihood, indices=indices, source=source, batch_size=batch_size
+            )
+        others = {"adata": adata, "indices": indices, "source": source, "batch_size": batch_size}
+        given = [name for name, value in others.items() if value is not None]
+        if given:
+            msg = f"Expected `dataloader` without {given}: the loader decides about cells and minibatches."
+            raise ValueError(msg)
+        return LoaderCells(dataloader, self.schema, likelihood)
+
+    def check(self, request: Request, cells: Cells) -> None:
+        """Raise for what cannot be asked of these cells."""
+        request.check(self.module.likelihood, cells.minify_type)
+        request.changed_inputs(self.schema)
+
+    def blocks(
+        self, cells: Cells, targets: Mapping[Any, int], request: Request, streams: Mapping[Any, int] | None = None
+    ) -> Iterator[tuple[np.ndarray, dict[Any, np.ndarray | sparse.csr_matrix]]]:
+        """Predict cells under targets.
+
+        Parameters
+        ----------
+        cells
+            Where minibatches come from.
+        targets
+            Codes of the conditions to decode with, by name.
+        request
+            How to predict, after :meth:`check`.
+        streams
+            Numbers of the streams of random draws, by target; the codes by default.
+
+        Yields
+        ------
+        A minibatch's own values, `n x g`, and the predicted ones for every target.
+        """
+        changed = request.changed_inputs(self.schema)
+        # a generator for each target: a target is predicted alike, alone or among others
+        numbers = targets if streams is None else streams
+        seeds = {name: None if request.seed is None else [request.seed, numbers[name]] for name in targets}
+        rngs = {name: np.random.default_rng(seed) for name, seed in seeds.items()}
+        likelihood, n = self.module.likelihood, cells.n_batches
+        for tensors in track(cells, description="Predicting", disable=n is not None and n < _SHORT, total=n):
+            x = tensors[REGISTRY_KEYS.X_KEY].cpu().numpy()
+            given = self._posterior_means(tensors)
+            asked = {
+                key: changed[key](own) if key in changed and own is not None else own for key, own in given.items()
+            }
+            source = self._decode(given, None) if request.method == "counterfactual" else None
+            predicted: dict[Any, np.ndarray | sparse.csr_matrix] = {}
+            for name, code in targets.items():
+                decoded = self._decode(asked, code)
+                if source is not None:
+                    predicted[name] = likelihood.counterfactual(
+                        x, source, decoded, rngs[name], nonnegative=self.nonnegative
+                    )
+                elif request.method == "mean":
+                    predicted[name] = likelihood.mean(decoded)
+                else:
+                    predicted[name] = likelihood.sample(decoded, rngs[name])
+            yield x, predicted
+
+    @torch.inference_mode()
+    def first_layer(self, cells: Cells) -> np.ndarray:
+        """Activations of the decoder's first layer for cells under their own conditions, `n x d`."""
+        outputs = (self.module.generative(**self._posterior_means(tensors)) for tensors in cells)
+        return np.concatenate([output["first_layer"].cpu().numpy() for output in outputs])
+
+    @torch.inference_mode()
+    def _posterior_means(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+        """What the decoder takes of a minibatch, with the posterior means as latent variables."""
+        with means_only():
+            outputs = self.module.inference(**inference_input(self.module, tensors))
+        outputs[MODULE_KEYS.Z_KEY] = outputs[MODULE_KEYS.QZ_KEY].loc
+        return generative_input(self.module, tensors, outputs)
+
+    @torch.inference_mode()
+    def _decode(self, given: dict[str, torch.Tensor | None], code: int | None) -> Decoded:
+        decoding = self.module if self.decoding is None else self.decoding
+        outputs = decoding.generative(**given, transform_batch=code)
+        return self.module.likelihood.decoded(outputs[MODULE_KEYS.PX_KEY], outputs["theta"])
+
+    def combining(self, weights: np.ndarray) -> Predictor:
+        """The same with further conditions to decode with, weighted sums (rows of `weights`) of those there are."""
+        module = self.module
+        extended = copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
+        for table in extended.condition_tables():
+            rows = table.rows
+            own = torch.as_tensor(weights, dtype=rows.dtype, device=rows.device)
+            combined = torch.tensordot(own, rows, dims=1)
+            table.new = nn.Parameter(combined if table.new is None else torch.cat([table.new.detach(), combined]))
+        return replace(self, decoding=extended)
+
+
+def resolved(adata: AnnData | None, own: AnnData | None) -> AnnData:
+    """The caller's cells, or the model's own where none are given; a ValueError if it has none."""
+    if adata is not None:
+        return adata
+    if own is None:
+        msg = "The model was loaded without data. Pass the cells to predict from as `adata`."
+        raise ValueError(msg)
+    return own
