@@ -34,6 +34,7 @@ __all__ = [
     "QZM_KEY",
     "generative_input",
     "inference_input",
+    "keep_datamodule",
     "keep_manager",
     "QZV_KEY",
     "collection_attributes",
@@ -111,6 +112,11 @@ def generative_input(
 ) -> dict[str, torch.Tensor | None]:
     """What it decodes."""
     return module._get_generative_input(tensors, inference_outputs)
+
+
+def keep_datamodule(model: Any, datamodule: Any) -> None:
+    """Have a model know the data module that it goes on with."""
+    model._datamodule = datamodule
 
 
 def keep_manager(model: Any, manager: AnnDataManager) -> None:

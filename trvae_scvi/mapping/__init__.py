@@ -9,6 +9,6 @@ from __future__ import annotations
 from trvae_scvi.data._genes import GeneComparison, align_genes, compare_genes
 
 from ._mapping_score import mapping_score
-from ._transfer import transfer_labels
+from ._label_transfer import transfer_labels
 
 __all__ = ["GeneComparison", "align_genes", "compare_genes", "mapping_score", "transfer_labels"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from scvi.model.base import BaseMinifiedModeModelClass
 
-from trvae_scvi._compat import replace_anndata, single_device
+from trvae_scvi._compat import keep_datamodule, replace_anndata, single_device
 from trvae_scvi.data._columns import check_anndata, check_not_view
 from trvae_scvi.data._genes import align_genes
 from trvae_scvi.data._registry import make_registry, setup_arguments
@@ -131,7 +131,7 @@ class PersistenceMixin(BaseMinifiedModeModelClass):
         if datamodule is not None:
             # upstream would build the model anew with it, which ours has no need of
             check_datamodule(datamodule, model.registry_, model.module)
-            model._datamodule = datamodule
+            keep_datamodule(model, datamodule)
         warn_of_newer(model.trvae_scvi_version_)
         return model
 
