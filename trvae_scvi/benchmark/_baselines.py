@@ -2,7 +2,7 @@
 
 Pure functions on the cells of each group, in the space in which predictions are compared (log-normalised), except
 `fold_change`, which works on counts. None of them is given a cell of the group that is held out under the target
-condition. Those that need linear algebra are in `_linear`.
+condition. Those that need linear algebra are in `_linear_baselines`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from scipy import sparse
 
 from trvae_scvi._arguments import check_number
 from trvae_scvi._math._counterfactual import counterfactual_nb
+from trvae_scvi.metrics._matrix import gene_means
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -23,7 +24,6 @@ __all__ = [
     "check_groups",
     "dense",
     "fold_change",
-    "gene_means",
     "group_changes",
     "lowest_value",
     "mean_of_others",
@@ -217,12 +217,6 @@ def add_change(control: np.ndarray, change: np.ndarray, *, lowest: float) -> np.
     """Add a change (`d`) to every control cell (`k x d`); clip at 0 unless `lowest`, of the cells given, is below."""
     shifted = dense(control) + change.astype(np.result_type(control, np.float32))
     return shifted if lowest < 0 else np.clip(shifted, 0, None)
-
-
-def gene_means(cells: Any) -> np.ndarray:
-    """Mean of every gene over dense or sparse cells, `n x d` to `d`."""
-    # scipy gives a matrix, in which a mean would stay two-dimensional
-    return np.asarray(cells.mean(axis=0, dtype=np.float64)).ravel()
 
 
 def dense(cells: Any) -> np.ndarray:

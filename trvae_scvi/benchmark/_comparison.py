@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from trvae_scvi.data._columns import check_column
-from trvae_scvi.metrics import comparison_matrix, noise_ceiling, score_arrays, skill
+from trvae_scvi.metrics import comparison_matrix, score_arrays
 from trvae_scvi.metrics._anndata import check_same_genes
 
-from ._baseline_methods import BASELINES, baseline_predictions
-from ._holdout import rows_of
+from ._baseline_methods import BASELINES
+from ._task import CEILING, Split, references, with_skill
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    import pandas as pd
     from anndata import AnnData
 
-__all__ = ["CEILING", "REFERENCE", "compare_predictions", "with_skill"]
-
-#: The prediction whose skill is 0, and what the best possible score is called.
-REFERENCE = "mean shift"
-CEILING = "noise ceiling"
+__all__ = ["compare_predictions"]
 
 
 def compare_predictions(
@@ -87,17 +81,7 @@ def compare_predictions(
     (['method', 'genes', 'metric', 'value', 'skill'], ['the truth', 'no change'])
     """
     _check_predictions(predictions, adata)
-    for argument, key in (("group_key", group_key), ("condition_key", condition_key)):
-        check_column(adata, argument, key)
-    of_group = rows_of(adata.obs[group_key], group)
-    rows = {name: of_group & rows_of(adata.obs[condition_key], name) for name in (target, control)}
-    for name, mask in rows.items():
-        if not mask.any():
-            msg = f"Expected cells with {group_key} {group!r} and {condition_key} {name!r}, found none."
-            raise ValueError(msg)
-    real, given = (comparison_matrix(adata[rows[name]], layer=layer, counts=counts) for name in (target, control))
-    matrices = {name: comparison_matrix(cells, counts=counts, name=name) for name, cells in predictions.items()}
-    matrices |= baseline_predictions(
+    split = Split.of(
         adata,
         group_key=group_key,
         group=group,
@@ -107,11 +91,13 @@ def compare_predictions(
         layer=layer,
         counts=counts,
     )
-    scores = {name: score_arrays(cells, real, given, n_top_genes=n_top_genes) for name, cells in matrices.items()}
-    ceiling = noise_ceiling(real, given, n_top_genes=n_top_genes)
-    frames = [with_skill(frame, scores[REFERENCE], ceiling).assign(method=name) for name, frame in scores.items()]
-    frames.append(with_skill(ceiling, scores[REFERENCE], ceiling).assign(method=CEILING))
-    return pd.concat(frames, ignore_index=True)[["method", "genes", "metric", "value", "skill"]]
+    matrices = {name: comparison_matrix(cells, counts=counts, name=name) for name, cells in predictions.items()}
+    frames = [
+        score_arrays(cells, split.real, split.control, n_top_genes=n_top_genes).assign(method=name)
+        for name, cells in matrices.items()
+    ]
+    table = with_skill(frames, references(split, n_top_genes=n_top_genes))
+    return table[["method", "genes", "metric", "value", "skill"]]
 
 
 def _check_predictions(predictions: Mapping[str, AnnData], adata: AnnData) -> None:
@@ -124,9 +110,3 @@ def _check_predictions(predictions: Mapping[str, AnnData], adata: AnnData) -> No
         raise ValueError(msg)
     for name, cells in predictions.items():
         check_same_genes(**{"adata": adata, f"predictions[{name!r}]": cells})
-
-
-def with_skill(scores: pd.DataFrame, reference: pd.DataFrame, ceiling: pd.DataFrame) -> pd.DataFrame:
-    """Return one prediction's scores with the column `skill`; all three as :func:`~trvae_scvi.metrics.skill` takes."""
-    skills = skill(scores, reference=reference, ceiling=ceiling)
-    return scores.merge(skills, on=["genes", "metric"], validate="1:1")

@@ -13,7 +13,9 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ._baselines import add_change, check_groups, dense, gene_means, group_changes, lowest_value
+from trvae_scvi.metrics._matrix import gene_means
+
+from ._baselines import add_change, check_groups, dense, group_changes, lowest_value
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-__all__ = ["write_report"]
+__all__ = ["wide_table", "write_report"]
 
 _COLUMNS = ["group", "target", "seed", "method", "genes", "metric", "value", "skill"]
 _PACKAGES = ("trvae-scvi", "scvi-tools", "torch", "anndata", "scanpy", "scikit-learn", "numpy", "pandas")
@@ -90,8 +90,8 @@ def write_report(
     sections += ["<h2>Mean skill</h2>", _html(_mean_skills(table)), *_figures(table)]
     for (group, genes), rows in table.groupby(["group", "genes"], sort=False):
         sections.append(f"<h2>{html.escape(f'{group}: {genes} genes')}</h2>")
-        sections += ["<h3>Scores</h3>", _html(_wide(rows, "value", ".3g"))]
-        sections += ["<h3>Skills</h3>", _html(_wide(rows, "skill", _SKILL_FORMAT))]
+        sections += ["<h3>Scores</h3>", _html(wide_table(rows, "value", ".3g"))]
+        sections += ["<h3>Skills</h3>", _html(wide_table(rows, "skill", _SKILL_FORMAT))]
     sections += ["<h2>Skipped hold-outs</h2>", _skipped(table.attrs.get("skipped"))]
     sections += ["<h2>Settings</h2>", _listed(table.attrs.get("settings", {}))]
     versions = {name: version(name) for name in _PACKAGES}
@@ -126,7 +126,7 @@ def _mean_skills(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([overall_shown.rename("mean of all").reindex(groups.index), groups], axis=1)
 
 
-def _wide(rows: pd.DataFrame, name: str, number: str) -> pd.DataFrame:
+def wide_table(rows: pd.DataFrame, name: str, number: str) -> pd.DataFrame:
     """Methods against metrics, each cell the mean over seeds and their standard deviation, written as `number` says."""
     cells = rows.groupby(["method", "metric"], sort=False)[name]
     wide = _shown(cells.mean(), cells.std(), number).unstack("metric")

@@ -1,74 +1,52 @@
-"""One piece of a run: cells held out, a method run on the others, its prediction scored."""
+"""One hold-out: cells held out, a method run on the others, its prediction scored beside baselines and ceiling."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from trvae_scvi.metrics import comparison_matrix, noise_ceiling, score_arrays
+from trvae_scvi.metrics import comparison_matrix, noise_ceiling, score_arrays, skill
 
-from ._baseline_methods import BASELINES, predicted_cells
-from ._comparison import CEILING
-from ._holdout import hold_out
+from ._baseline_methods import baselines_for, predicted_cells
+from ._holdout import HoldOut, hold_out
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable, Mapping
 
-    import numpy as np
     from anndata import AnnData
 
     from ._baseline_methods import Method
-    from ._holdout import HoldOut
     from ._parts import PartStore
 
-__all__ = ["Job", "Task", "compute"]
+__all__ = ["CEILING", "REFERENCE", "Job", "Split", "compute", "references", "with_skill"]
+
+#: The prediction whose skill is 0, and what the best possible score is called.
+REFERENCE = "mean shift"
+CEILING = "noise ceiling"
 
 
-@dataclass(frozen=True)
-class Task:
-    """What every hold-out of a run has in common."""
+class Split(NamedTuple):
+    """What a method may see, and the cells held out and the control cells as they are compared."""
 
-    group_key: str
-    condition_key: str
-    control: Hashable
-    counts: bool
-    n_hvg: int | None
-    n_top_genes: int
-    metrics: tuple[str, ...]
+    holdout: HoldOut
+    real: np.ndarray
+    control: np.ndarray
 
-    def settings(self) -> dict[str, Any]:
-        """Give the fields as values that JSON has."""
-        return asdict(self) | {"control": str(self.control), "metrics": list(self.metrics)}
+    @classmethod
+    def of(cls, cells: AnnData, **keys: Any) -> Split:
+        """Split cells as :func:`hold_out` does, whose arguments `keys` are."""
+        holdout, real = hold_out(cells, **keys)
+        return cls(holdout, *(comparison_matrix(part, counts=holdout.counts) for part in (real, holdout.control)))
 
-    def split(self, cells: AnnData, job: Job) -> tuple[HoldOut, np.ndarray, np.ndarray]:
-        """Give what a method may see, and the cells held out and the control cells as they are compared."""
-        holdout, real = hold_out(
-            cells,
-            group_key=self.group_key,
-            group=job.group,
-            condition_key=self.condition_key,
-            control=self.control,
-            target=job.target,
-            counts=self.counts,
-            n_hvg=self.n_hvg,
-            seed=0 if job.seed is None else job.seed,
-        )
-        return (
-            holdout,
-            comparison_matrix(real, counts=self.counts),
-            comparison_matrix(holdout.control, counts=self.counts),
-        )
-
-    def scored(self, method: Method, holdout: HoldOut, real: np.ndarray, control: np.ndarray) -> pd.DataFrame:
-        """Run a method and score what it predicts."""
+    def score(self, method: Method, **scoring: Any) -> pd.DataFrame:
+        """Run a method and score what it predicts, with arguments of :func:`~trvae_scvi.metrics.score_arrays`."""
         start = time.perf_counter()
-        predicted = predicted_cells(method, holdout)
+        predicted = predicted_cells(method, self.holdout)
         seconds = time.perf_counter() - start
-        scores = score_arrays(predicted, real, control, n_top_genes=self.n_top_genes, metrics=self.metrics)
-        return scores.assign(seconds=seconds)
+        return score_arrays(predicted, self.real, self.control, **scoring).assign(seconds=seconds)
 
 
 class Job(NamedTuple):
@@ -81,7 +59,12 @@ class Job(NamedTuple):
 
 
 def compute(
-    job: Job, cells: AnnData, task: Task, method: Method | None, store: PartStore | None
+    job: Job,
+    cells: AnnData,
+    keys: Mapping[str, Any],
+    scoring: Mapping[str, Any],
+    method: Method | None,
+    store: PartStore | None,
 ) -> tuple[Job, pd.DataFrame]:
     """Do one job and keep its table.
 
@@ -91,8 +74,8 @@ def compute(
         Which one.
     cells
         All cells, with the values in `X`.
-    task
-        How to split and score.
+    keys, scoring
+        How to split and score: arguments of :func:`hold_out` and :func:`~trvae_scvi.metrics.score_arrays`.
     method
         The method that the job names; `None` for baselines and ceiling.
     store
@@ -104,8 +87,8 @@ def compute(
     `method` and `std`, the ceiling's.
     """
     try:
-        split = task.split(cells, job)
-        part = _references(task, *split) if method is None else task.scored(method, *split)
+        split = Split.of(cells, **keys, group=job.group, target=job.target, seed=job.seed or 0)
+        part = references(split, **scoring) if method is None else split.score(method, **scoring)
     except Exception as error:
         what = "the baselines" if job.method is None else f"{job.method!r} with seed {job.seed}"
         error.add_note(f"While {job.group!r} was held out under {job.target!r}, for {what}.")
@@ -115,12 +98,23 @@ def compute(
     return job, part
 
 
-def _references(task: Task, holdout: HoldOut, real: np.ndarray, control: np.ndarray) -> pd.DataFrame:
+def references(split: Split, **scoring: Any) -> pd.DataFrame:
     """Score the baselines and the noise ceiling."""
-    frames = [
-        task.scored(method, holdout, real, control).assign(method=name)
-        for name, method in BASELINES.items()
-        if task.counts or name != "fold change"
-    ]
-    ceiling = noise_ceiling(real, control, n_top_genes=task.n_top_genes, metrics=task.metrics)
+    methods = baselines_for(split.holdout.counts)
+    frames = [split.score(method, **scoring).assign(method=name) for name, method in methods.items()]
+    ceiling = noise_ceiling(split.real, split.control, **scoring)
     return pd.concat([*frames, ceiling.assign(method=CEILING)], ignore_index=True)
+
+
+def with_skill(frames: Iterable[pd.DataFrame], references: pd.DataFrame) -> pd.DataFrame:
+    """Put scores of predictions and those of :func:`references` together, and give all of them their skill."""
+    by_method = dict(list(references.groupby("method", sort=False)))
+    skills = [
+        frame.merge(
+            skill(frame, reference=by_method[REFERENCE], ceiling=by_method[CEILING]),
+            on=["genes", "metric"],
+            validate="1:1",
+        )
+        for frame in (*frames, *by_method.values())
+    ]
+    return pd.concat(skills, ignore_index=True)
