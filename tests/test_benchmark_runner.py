@@ -251,8 +251,8 @@ def test_an_unfinished_piece_counts_for_nothing(adata, tmp_path):
 def test_groups_seeds_and_methods_can_be_added(adata, tmp_path, monkeypatch):
     first = run(adata, Noisy(), out=tmp_path, groups=["type_1"])
     scored = []
-    original = benchmark._task.score_arrays
-    monkeypatch.setattr(benchmark._task, "score_arrays", lambda *a, **k: scored.append(1) or original(*a, **k))
+    original = benchmark._comparison.score_arrays
+    monkeypatch.setattr(benchmark._comparison, "score_arrays", lambda *a, **k: scored.append(1) or original(*a, **k))
     second, noisier = Noisy(), Noisy(2.0)
     arguments = {"methods": {"noisy": second, "noisier": noisier}, "out": tmp_path, "seeds": (0, 1), **FAST}
     table = leave_one_group_out(adata, groups=["type_1", "type_2"], **arguments)

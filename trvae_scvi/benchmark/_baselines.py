@@ -25,7 +25,6 @@ __all__ = [
     "dense",
     "fold_change",
     "group_changes",
-    "lowest_value",
     "mean_of_others",
     "mean_shift",
     "no_change",
@@ -126,8 +125,7 @@ def mean_shift(
     array([[4., 2.]])
     """
     check_groups(controls, targets)
-    change = group_changes(controls, targets).mean(axis=0)
-    return add_change(control, change, lowest=lowest_value(control, controls, targets))
+    return add_change(control, group_changes(controls, targets).mean(axis=0), controls, targets)
 
 
 def fold_change(
@@ -208,15 +206,16 @@ def group_changes(controls: Mapping[Hashable, np.ndarray], targets: Mapping[Hash
     return np.stack([gene_means(targets[group]) - gene_means(controls[group]) for group in targets])
 
 
-def lowest_value(control: np.ndarray, *groups: Mapping[Hashable, np.ndarray]) -> float:
-    """Lowest value of the control cells (`k x d`) and of all cells of the groups (`n_g x d` each)."""
-    return min(float(control.min()), *(float(cells[name].min()) for cells in groups for name in cells))
-
-
-def add_change(control: np.ndarray, change: np.ndarray, *, lowest: float) -> np.ndarray:
-    """Add a change (`d`) to every control cell (`k x d`); clip at 0 unless `lowest`, of the cells given, is below."""
+def add_change(
+    control: np.ndarray,
+    change: np.ndarray,
+    controls: Mapping[Hashable, np.ndarray],
+    targets: Mapping[Hashable, np.ndarray],
+) -> np.ndarray:
+    """Add a change (`d`) to every control cell (`k x d`); clip at 0 unless one of the cells given is below."""
     shifted = dense(control) + change.astype(np.result_type(control, np.float32))
-    return shifted if lowest < 0 else np.clip(shifted, 0, None)
+    given = (control, *controls.values(), *targets.values())
+    return shifted if any(cells.min() < 0 for cells in given) else np.clip(shifted, 0, None)
 
 
 def dense(cells: Any) -> np.ndarray:

@@ -14,9 +14,9 @@ from trvae_scvi.metrics import interval_coverage, responsive_genes
 from trvae_scvi.metrics._matrix import gene_means, gene_variances
 
 from ._baseline_methods import predicted_cells
+from ._comparison import Split
 from ._methods import TRVAEMethod
 from ._pairs import some_pairs
-from ._task import Split
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence

@@ -111,14 +111,8 @@ def _page(title: str, body: str) -> str:
 
 def _mean_skills(table: pd.DataFrame) -> pd.DataFrame:
     """Methods against groups, and their mean over the groups: one number per seed first, then over the seeds."""
-    per_seed = pd.DataFrame(
-        [
-            (method, group, mean_skill(rows))
-            for (method, group, _), rows in table.groupby(["method", "group", "seed"], sort=False)
-        ],
-        columns=["method", "group", "skill"],
-    )
-    by_group = per_seed.groupby(["method", "group"], sort=False)["skill"]
+    per_seed = table.groupby(["method", "group", "seed"], sort=False)[["metric", "skill"]].apply(mean_skill)
+    by_group = per_seed.groupby(["method", "group"], sort=False)
     wide = _shown(by_group.mean(), by_group.std(), _SKILL_FORMAT).unstack("group")
     overall = by_group.mean().groupby("method", sort=False).mean()
     overall_shown = _shown(overall, pd.Series(np.nan, index=overall.index), _SKILL_FORMAT)

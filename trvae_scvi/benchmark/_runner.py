@@ -19,12 +19,12 @@ from trvae_scvi.data._values import summarize_values
 from trvae_scvi.metrics import METRICS, SKILL_METRICS
 
 from ._baseline_methods import BASELINES
+from ._comparison import CEILING, Job, compute, with_skill
 from ._holdout import only_values
 from ._methods import TRVAEMethod
 from ._pairs import some_pairs
 from ._parts import PartStore, data_fingerprint, describe_method
 from ._report import write_report
-from ._task import CEILING, Job, compute, with_skill
 
 if TYPE_CHECKING:
     import os
@@ -154,8 +154,8 @@ def leave_one_group_out(
     if out is not None:
         fingerprint = data_fingerprint(cells, group_key, condition_key)
         store = PartStore(Path(out), {**fingerprint, **settings, "methods": described})
-    jobs = [Job(*pair) for pair in pairs]
-    jobs += [Job(group, target, int(seed), name) for (group, target), seed, name in product(pairs, seeds, methods)]
+    runs = list(product(map(int, seeds), methods))
+    jobs = [*(Job(*pair) for pair in pairs), *(Job(*pair, *run) for pair, run in product(pairs, runs))]
     kept = {} if store is None else {job: store.read(*job) for job in jobs}
     parts = {job: part for job, part in kept.items() if part is not None}
     todo = [
@@ -166,9 +166,8 @@ def leave_one_group_out(
     # Processes of joblib take an equal share of the cores as threads each, unless the environment says otherwise.
     as_they_come = get_active_backend()[0].supports_return_generator  # Ray's backend does not
     results = Parallel(n_jobs=n_jobs, return_as="generator_unordered" if as_they_come else "list")(todo)
-    for job, part in track(results, description="Holding out", total=len(todo), disable=not progress_bar):
-        parts[job] = part
-    table = pd.concat([_pair_table(parts, pair, seeds, methods) for pair in pairs], ignore_index=True)
+    parts.update(track(results, description="Holding out", total=len(todo), disable=not progress_bar))
+    table = pd.concat([_pair_table(parts, pair, runs, int(seeds[0])) for pair in pairs], ignore_index=True)
     table.attrs["skipped"] = skipped
     table.attrs["settings"] = settings | {"seeds": list(map(int, seeds)), "methods": described}
     if out is not None:
@@ -177,19 +176,12 @@ def leave_one_group_out(
 
 
 def _pair_table(
-    parts: Mapping[Job, pd.DataFrame],
-    pair: tuple[Hashable, Hashable],
-    seeds: Sequence[int],
-    methods: Mapping[str, Method],
+    parts: Mapping[Job, pd.DataFrame], pair: tuple[Hashable, Hashable], runs: Sequence[tuple[int, str]], first_seed: int
 ) -> pd.DataFrame:
     """Put the tables of one hold-out together, with skills."""
-    group, target = pair
-    frames = [
-        parts[Job(group, target, int(seed), name)].assign(seed=int(seed), method=name)
-        for seed, name in product(seeds, methods)
-    ]
-    scored = with_skill(frames, parts[Job(group, target)].assign(seed=int(seeds[0])))
-    return scored.assign(group=group, target=target)[_COLUMNS]
+    frames = [parts[Job(*pair, *run)].assign(seed=run[0], method=run[1]) for run in runs]
+    scored = with_skill(frames, parts[Job(*pair)].assign(seed=first_seed))
+    return scored.assign(group=pair[0], target=pair[1])[_COLUMNS]
 
 
 def _write(table: pd.DataFrame, out: Path) -> None:
