@@ -7,7 +7,8 @@ condition. Those that need linear algebra are in `_linear_baselines`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -16,10 +17,8 @@ from trvae_scvi._arguments import check_number
 from trvae_scvi._math._counterfactual import counterfactual_nb
 from trvae_scvi.metrics._matrix import gene_means
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
-
 __all__ = [
+    "Groups",
     "add_change",
     "check_groups",
     "dense",
@@ -29,6 +28,9 @@ __all__ = [
     "mean_shift",
     "no_change",
 ]
+
+#: For each group its cells (`n_g x d`), dense or sparse.
+Groups: TypeAlias = Mapping[Hashable, np.ndarray]
 
 _TARGET_SUM = 1e4
 
@@ -55,7 +57,7 @@ def no_change(control: np.ndarray) -> np.ndarray:
     return np.array(dense(control))
 
 
-def mean_of_others(targets: Mapping[Hashable, np.ndarray], *, max_cells: int = 400) -> np.ndarray:
+def mean_of_others(targets: Groups, *, max_cells: int = 400) -> np.ndarray:
     """Predict that the held-out group looks like the other groups under the target condition.
 
     Parameters
@@ -90,9 +92,7 @@ def mean_of_others(targets: Mapping[Hashable, np.ndarray], *, max_cells: int = 4
     return np.concatenate([np.array(dense(targets[group][:max_cells])) for group in targets])
 
 
-def mean_shift(
-    control: np.ndarray, controls: Mapping[Hashable, np.ndarray], targets: Mapping[Hashable, np.ndarray]
-) -> np.ndarray:
+def mean_shift(control: np.ndarray, controls: Groups, targets: Groups) -> np.ndarray:
     """Predict the mean change of the other groups, added to every control cell.
 
     The change is the unweighted mean over the groups of (mean target - mean control): a large group does not outweigh
@@ -130,8 +130,8 @@ def mean_shift(
 
 def fold_change(
     control: np.ndarray,
-    controls: Mapping[Hashable, np.ndarray],
-    targets: Mapping[Hashable, np.ndarray],
+    controls: Groups,
+    targets: Groups,
     *,
     pseudocount: float = 0.05,
     theta: float = 2.0,
@@ -201,17 +201,12 @@ def fold_change(
     )
 
 
-def group_changes(controls: Mapping[Hashable, np.ndarray], targets: Mapping[Hashable, np.ndarray]) -> np.ndarray:
+def group_changes(controls: Groups, targets: Groups) -> np.ndarray:
     """Change of the mean from control to target in every group, `groups x d`, in the order of `targets`."""
     return np.stack([gene_means(targets[group]) - gene_means(controls[group]) for group in targets])
 
 
-def add_change(
-    control: np.ndarray,
-    change: np.ndarray,
-    controls: Mapping[Hashable, np.ndarray],
-    targets: Mapping[Hashable, np.ndarray],
-) -> np.ndarray:
+def add_change(control: np.ndarray, change: np.ndarray, controls: Groups, targets: Groups) -> np.ndarray:
     """Add a change (`d`) to every control cell (`k x d`); clip at 0 unless one of the cells given is below."""
     shifted = dense(control) + change.astype(np.result_type(control, np.float32))
     given = (control, *controls.values(), *targets.values())
@@ -223,7 +218,7 @@ def dense(cells: Any) -> np.ndarray:
     return cells.toarray() if sparse.issparse(cells) else cells
 
 
-def check_groups(controls: Mapping[Hashable, np.ndarray], targets: Mapping[Hashable, np.ndarray]) -> None:
+def check_groups(controls: Groups, targets: Groups) -> None:
     """Raise a ValueError unless there is a group in `targets`, and the same groups are in `controls`."""
     if not targets:
         msg = "Expected at least one other group in `targets`, found none."

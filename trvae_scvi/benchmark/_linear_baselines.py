@@ -5,8 +5,6 @@ Pure functions in the space in which predictions are compared (log-normalised).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
@@ -15,10 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from trvae_scvi.metrics._matrix import gene_means
 
-from ._baselines import add_change, check_groups, dense, group_changes
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+from ._baselines import Groups, add_change, check_groups, dense, group_changes
 
 __all__ = ["RIDGE_ALPHAS", "pca_shift", "ridge_shift"]
 
@@ -27,13 +22,7 @@ RIDGE_ALPHAS = tuple(10.0 ** np.arange(-2, 7))
 _MIN_GROUPS = 3  # with two, each is predicted from one alone: by its change, whatever the penalty
 
 
-def pca_shift(
-    control: np.ndarray,
-    controls: Mapping[Hashable, np.ndarray],
-    targets: Mapping[Hashable, np.ndarray],
-    *,
-    n_components: int = 50,
-) -> np.ndarray:
+def pca_shift(control: np.ndarray, controls: Groups, targets: Groups, *, n_components: int = 50) -> np.ndarray:
     """Predict the mean change of the other groups as far as it lies in the leading principal components.
 
     As :func:`~trvae_scvi.benchmark.mean_shift`, but the change is taken between the cells' coordinates in the principal
@@ -75,13 +64,7 @@ def pca_shift(
     return add_change(control, change @ axes.T @ axes, controls, targets)
 
 
-def ridge_shift(
-    control: np.ndarray,
-    controls: Mapping[Hashable, np.ndarray],
-    targets: Mapping[Hashable, np.ndarray],
-    *,
-    n_components: int = 50,
-) -> np.ndarray:
+def ridge_shift(control: np.ndarray, controls: Groups, targets: Groups, *, n_components: int = 50) -> np.ndarray:
     """Predict the group's change from its control mean, by a ridge regression fitted to the other groups.
 
     The inputs are the groups' mean control cells in the leading principal components, each standardised over the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["PartStore", "data_fingerprint", "describe_method"]
 
 _SETTINGS = "settings.json"
-_TEXT_COLUMNS = ["method", "genes", "metric"]  # all others hold numbers
 
 
 class PartStore:
@@ -55,11 +53,8 @@ class PartStore:
     def read(self, *key: Any) -> pd.DataFrame | None:
         """Return the table kept under a key, or `None` if there is none."""
         path = self._path(key)
-        if not path.exists():
-            return None
-        # As text first: the reader's own conversion may miss the number written by its last digit.
-        table = pd.read_csv(path, dtype=str)
-        return table.astype(dict.fromkeys(table.columns.difference(_TEXT_COLUMNS), float))
+        # The reader's usual conversion may miss the number written by its last digit.
+        return pd.read_csv(path, float_precision="round_trip") if path.exists() else None
 
     def write(self, table: pd.DataFrame, *key: Any) -> None:
         """Keep a table under a key."""
@@ -67,9 +62,8 @@ class PartStore:
 
     def _path(self, key: tuple[Any, ...]) -> Path:
         # Names can hold characters that a file name cannot, and differ only in those: hence the hash.
-        full = json.dumps([str(part) for part in key])
         readable = re.sub(r"[^\w.-]+", "-", "_".join(map(str, key)), flags=re.ASCII)[:80]
-        return self.folder / "parts" / f"{readable}_{_hash(full)[:12]}.csv"
+        return self.folder / "parts" / f"{readable}_{joblib.hash([str(part) for part in key])[:12]}.csv"
 
 
 def data_fingerprint(adata: AnnData, *keys: str) -> dict[str, Any]:
@@ -89,7 +83,7 @@ def data_fingerprint(adata: AnnData, *keys: str) -> dict[str, Any]:
     texts = {"obs_names": adata.obs_names, "var_names": adata.var_names, **{f"obs[{k!r}]": adata.obs[k] for k in keys}}
     values = sparse.csr_matrix(adata.X)
     described = {"shape": list(adata.shape), "values": joblib.hash((values.data, values.indices, values.indptr))}
-    return described | {name: _hash("\n".join(column.astype(str)))[:16] for name, column in texts.items()}
+    return described | {name: joblib.hash("\n".join(column.astype(str))) for name, column in texts.items()}
 
 
 def describe_method(method: object) -> str:
@@ -113,7 +107,3 @@ def _as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
     """Every setting and every method as a text."""
     texts = {name: repr(value) for name, value in settings.items() if name != "methods"}
     return texts | {f"method {name!r}": method for name, method in settings.get("methods", {}).items()}
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

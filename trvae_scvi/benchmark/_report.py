@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+
 __all__ = ["wide_table", "write_report"]
 
 _COLUMNS = ["group", "target", "seed", "method", "genes", "metric", "value", "skill"]
@@ -113,19 +114,21 @@ def _mean_skills(table: pd.DataFrame) -> pd.DataFrame:
     """Methods against groups, and their mean over the groups: one number per seed first, then over the seeds."""
     per_seed = table.groupby(["method", "group", "seed"], sort=False)[["metric", "skill"]].apply(mean_skill)
     by_group = per_seed.groupby(["method", "group"], sort=False)
-    wide = _shown(by_group.mean(), by_group.std(), _SKILL_FORMAT).unstack("group")
     overall = by_group.mean().groupby("method", sort=False).mean()
-    overall_shown = _shown(overall, pd.Series(np.nan, index=overall.index), _SKILL_FORMAT)
-    groups = wide.reindex(index=table["method"].unique(), columns=table["group"].unique())
-    return pd.concat([overall_shown.rename("mean of all").reindex(groups.index), groups], axis=1)
+    groups = _wide(by_group, table, "group", _SKILL_FORMAT)
+    shown = _shown(overall, overall * np.nan, _SKILL_FORMAT)
+    return pd.concat([shown.rename("mean of all").reindex(groups.index), groups], axis=1)
 
 
 def wide_table(rows: pd.DataFrame, name: str, number: str) -> pd.DataFrame:
     """Methods against metrics, each cell the mean over seeds and their standard deviation, written as `number` says."""
-    cells = rows.groupby(["method", "metric"], sort=False)[name]
-    wide = _shown(cells.mean(), cells.std(), number).unstack("metric")
-    wide = wide.reindex(index=rows["method"].unique(), columns=rows["metric"].unique())
+    wide = _wide(rows.groupby(["method", "metric"], sort=False)[name], rows, "metric", number)
     return wide.rename(columns=lambda metric: metric.replace("_", " "))
+
+
+def _wide(cells: pd.api.typing.SeriesGroupBy, rows: pd.DataFrame, column: str, number: str) -> pd.DataFrame:
+    wide = _shown(cells.mean(), cells.std(), number).unstack(column)
+    return wide.reindex(index=rows["method"].unique(), columns=rows[column].unique())
 
 
 def _shown(mean: pd.Series, std: pd.Series, number: str) -> pd.Series:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 
 from ._panels import panel_axes, unique_names
-from ._style import AS_IS, OKABE_ITO, named_legend, show_if_asked
+from ._style import AS_IS, OKABE_ITO, named_legend, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -186,8 +186,7 @@ def latent_umap(
     order = np.random.default_rng(seed).permutation(len(frame))
     for panel, name in zip(axes, names, strict=True):
         _draw_panel(panel, frame.iloc[order], name)
-    show_if_asked(show)
-    return axes
+    return shown(axes, show)
 
 
 def _looks(categories: pd.Series) -> list[tuple[str, str, str]]:
