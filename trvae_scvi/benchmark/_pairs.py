@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._holdout import MIN_CELLS, check_columns, in_order
@@ -97,16 +98,14 @@ def hold_out_pairs(
         msg = f"Expected targets other than the control, found {control!r} among {targets}."
         raise ValueError(msg)
     n_cells = adata.obs.groupby([group_key, condition_key], observed=True).size().to_dict()
-    others = in_order(adata.obs[group_key])
-    pairs, skipped = [], []
-    for group in groups:
-        for target in targets:
-            reason = _reason_to_skip(n_cells, group, [name for name in others if name != group], control, target)
-            if reason is None:
-                pairs.append((group, target))
-            else:
-                skipped.append({"group": group, "target": target, "reason": reason})
-    return Pairs(pairs, skipped)
+    known, found = in_order(adata.obs[group_key]), Pairs([], [])
+    for group, target in product(groups, targets):
+        reason = _reason_to_skip(n_cells, group, [name for name in known if name != group], control, target)
+        if reason is None:
+            found.pairs.append((group, target))
+        else:
+            found.skipped.append({"group": group, "target": target, "reason": reason})
+    return found
 
 
 def some_pairs(adata: AnnData, **arguments: Any) -> Pairs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -38,6 +38,7 @@ def write_evaluation(
     `own` and `held_out` are masks, and the group is a label of the model.
     """
     from trvae_scvi.benchmark import compare_predictions
+    from trvae_scvi.metrics import comparison_matrix
 
     names = model.registry["setup_args"]
     group_key, condition_key, layer = (names[key] for key in ("labels_key", "condition_key", "layer"))
@@ -46,7 +47,7 @@ def write_evaluation(
     group, target = real.obs[group_key].iloc[0], real.obs[condition_key].iloc[0]
     prediction = model.predict_perturbation(control, target=target, seed=seed)
     effect = model.get_perturbation_effect(control, target=target, seed=seed)
-    counts = prediction.uns["trvae"]["scale"] == "counts"
+    scale: dict[str, Any] = {"layer": layer, "counts": prediction.uns["trvae"]["scale"] == "counts"}
     scores = compare_predictions(
         {"trVAE": prediction} | ({} if truth is None else {"true counterfactual": truth}),
         adata,
@@ -55,14 +56,14 @@ def write_evaluation(
         condition_key=condition_key,
         control=control.obs[condition_key].iloc[0],
         target=target,
-        layer=layer,
-        counts=counts,
+        **scale,
     )
     _print_scores(scores, f"{group} under {target}, never seen in training")
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "effect.csv", effect.to_csv(index=False))
     write_text(out / "scores.csv", scores.to_csv(index=False))
-    _plots(prediction, real, control, scores, effect, layer, counts, out)
+    means = [comparison_matrix(cells, **scale).mean(axis=0) for cells in (real, control)]
+    _plots(prediction, real, scores, effect.assign(change_real=means[0] - means[1]), out, **scale)
     # last: columns of the user's that h5ad cannot hold are no reason to lose the rest
     with finished_at_end(out / "prediction.h5ad") as unfinished:
         prediction.write_h5ad(unfinished)
@@ -70,27 +71,19 @@ def write_evaluation(
 
 
 def _plots(
-    prediction: AnnData,
-    real: AnnData,
-    control: AnnData,
-    scores: pd.DataFrame,
-    effect: pd.DataFrame,
-    layer: str | None,
-    counts: bool,
-    out: Path,
+    prediction: AnnData, real: AnnData, scores: pd.DataFrame, effect: pd.DataFrame, out: Path, **scale: Any
 ) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from trvae_scvi import metrics, pl
+    from trvae_scvi import pl
 
-    means = [metrics.comparison_matrix(cells, layer=layer, counts=counts).mean(axis=0) for cells in (real, control)]
     drawn = {
-        "mean.png": pl.reg_mean(prediction, real, layer=layer, counts=counts),
-        "variance.png": pl.reg_var(prediction, real, layer=layer, counts=counts),
-        "response.png": pl.response(effect.assign(change_real=means[0] - means[1]), n_genes=20),
+        "mean.png": pl.reg_mean(prediction, real, **scale),
+        "variance.png": pl.reg_var(prediction, real, **scale),
+        "response.png": pl.response(effect, n_genes=20),
         "scores.png": pl.scores(scores)[0],
     }
     for name, ax in drawn.items():

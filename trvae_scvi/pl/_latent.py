@@ -207,13 +207,13 @@ def _draw_panel(ax: Axes, rows: pd.DataFrame, key: str) -> None:
     points = ax.scatter(rows["UMAP1"], rows["UMAP2"], s=size, c=colours, alpha=0.8, linewidths=0)
     # A marker each, in one collection: one collection per marker would draw the markers on top of each other.
     points.set_paths([paths[code] for code in codes])
-    shown = looks if (codes < 0).any() else looks[:-1]
+    drawn = looks if (codes < 0).any() else looks[:-1]
     handles = [
-        Line2D([], [], linestyle="none", marker=marker, markersize=5, color=colour) for _, colour, marker in shown
+        Line2D([], [], linestyle="none", marker=marker, markersize=5, color=colour) for _, colour, marker in drawn
     ]
     # As high as the panel with the most categories allowed.
-    dense = {"fontsize": "x-small", "labelspacing": 0.2} if len(shown) > 10 else {"fontsize": "small"}
-    names = [label for label, _, _ in shown]
+    dense = {"fontsize": "x-small", "labelspacing": 0.2} if len(drawn) > 10 else {"fontsize": "small"}
+    names = [label for label, _, _ in drawn]
     named_legend(ax, handles, names, loc="center left", bbox_to_anchor=(1, 0.5), **dense)
     ax.set_title(key, **AS_IS)
     ax.set(xlabel="UMAP1", ylabel="UMAP2", xticks=[], yticks=[])
