@@ -190,15 +190,8 @@ def fold_change(
         for group in targets
     ]
     mu = _proportions(control) * control.sum(axis=1, keepdims=True, dtype=np.float64)
-    inverse_dispersion = np.full(control.shape[1], theta)
-    return counterfactual_nb(
-        control,
-        mu,
-        mu * np.exp(np.mean(log_ratios, axis=0)),
-        inverse_dispersion,
-        inverse_dispersion,
-        np.random.default_rng(seed),
-    )
+    fold, thetas = np.exp(np.mean(log_ratios, axis=0)), np.full(control.shape[1], theta)
+    return counterfactual_nb(control, mu, mu * fold, thetas, thetas, np.random.default_rng(seed))
 
 
 def group_changes(controls: Groups, targets: Groups) -> np.ndarray:

@@ -111,15 +111,9 @@ def _references(split: Split, **scoring: Any) -> pd.DataFrame:
 def with_skill(frames: Iterable[pd.DataFrame], references: pd.DataFrame) -> pd.DataFrame:
     """Put scores of predictions and those of the references together, and give all of them their skill."""
     by_method = dict(list(references.groupby("method", sort=False)))
-    skills = [
-        frame.merge(
-            skill(frame, reference=by_method[REFERENCE], ceiling=by_method[CEILING]),
-            on=["genes", "metric"],
-            validate="1:1",
-        )
-        for frame in (*frames, *by_method.values())
-    ]
-    return pd.concat(skills, ignore_index=True)
+    ends = {"reference": by_method[REFERENCE], "ceiling": by_method[CEILING]}
+    scored = [frame.merge(skill(frame, **ends), on=["genes", "metric"]) for frame in (*frames, *by_method.values())]
+    return pd.concat(scored, ignore_index=True)
 
 
 def compare_predictions(

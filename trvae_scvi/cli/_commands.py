@@ -112,19 +112,18 @@ def train(
     if left_out:
         adata = adata[~rows_of(adata, *left_out)].copy()
     model = _untrained(adata, condition_key, cell_type_key, layer, gene_likelihood, seed)
-    interrupted = False
+    saved, code = "Saved the model", 0
     try:
         model.train(max_epochs=max_epochs)
     except KeyboardInterrupt:
         if not model.is_trained_:
             raise
-        interrupted = True
+        saved, code = "Interrupted. Saved the model, as far as it was trained,", INTERRUPTED
     model.save(out)
     copied = [str(data), "--model", str(out), *(["--use-raw"] if use_raw else [])]
-    saved = "Interrupted. Saved the model, as far as it was trained," if interrupted else "Saved the model"
     say(f"{saved} to {out}. Predict with: trvae-scvi predict {shlex.join(copied)} --target ...")
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
