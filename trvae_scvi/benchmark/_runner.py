@@ -94,10 +94,9 @@ def leave_one_group_out(
         Names out of ``metrics.METRICS``.
     out
         Folder for ``scores.csv``, ``skipped.csv`` and ``report.html``, which describe the last call, and for every
-        finished piece. Called again with the same
-        data and settings, only what is missing there is computed: after an interruption, or with further groups, seeds
-        or methods. A method is known by its `repr`: one of your own should tell its settings. A function is known by
-        its name alone; after a change of its code, name another folder.
+        finished piece. Called again with the same data and settings, only what is missing there is computed: after an
+        interruption, or with further groups, seeds or methods. A method is known by its `repr`: one of your own should
+        tell its settings. A function is known by its name alone; after a change of its code, name another folder.
     n_jobs
         Number of processes, as in :class:`joblib.Parallel`, which share the processor's cores. `None` is one, or what
         :class:`joblib.parallel_config` says, which also sets another backend, such as a Dask or Ray cluster.
