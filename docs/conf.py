@@ -80,7 +80,7 @@ qualname_overrides = {
     "torch.nn.modules.module.Module": "torch.nn.Module",
     "trvae_scvi._math._intervals.ModelError": "trvae_scvi.benchmark.ModelError",
     "trvae_scvi.benchmark._holdout.HoldOut": "trvae_scvi.benchmark.HoldOut",
-    "trvae_scvi.benchmark._holdout.Pairs": "trvae_scvi.benchmark.Pairs",
+    "trvae_scvi.benchmark._pairs.Pairs": "trvae_scvi.benchmark.Pairs",
     "trvae_scvi.datasets._simulation.SimulatedPerturbation": "trvae_scvi.datasets.SimulatedPerturbation",
     "trvae_scvi.data._genes.GeneComparison": "trvae_scvi.mapping.GeneComparison",
 }

@@ -182,8 +182,8 @@ def test_missing_labels_belong_to_no_group(adata):
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"group_key": "type"}, KeyError, "column 'type'"),
-        ({"condition_key": "cond"}, KeyError, "column 'cond'"),
+        ({"group_key": "type"}, KeyError, "group_key='type'"),
+        ({"condition_key": "cond"}, KeyError, "condition_key='cond'"),
         ({"layer": "nope"}, KeyError, "Layer 'nope'"),
         ({"control": "drug"}, ValueError, "two conditions, found 'drug'"),
         ({"group": "e"}, ValueError, "none with kind 'e' and state 'ctrl'"),

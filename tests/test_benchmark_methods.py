@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 import sys
@@ -83,12 +84,14 @@ def test_networks_leave_everything_as_it_was(holdout, name):
     np.random.seed(2)
     random.seed(2)
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    environment, deterministic = dict(os.environ), torch.backends.cudnn.deterministic
     columns, values = list(holdout.training.obs.columns), holdout.training.X.toarray()
     prediction = NETWORKS[name](holdout)
     assert scvi.settings.seed == 11
     assert torch.equal(torch.get_rng_state(), before[0])
     np.testing.assert_array_equal(np.random.get_state()[1], before[1])
     assert random.getstate() == before[2]
+    assert (dict(os.environ), torch.backends.cudnn.deterministic) == (environment, deterministic)
     for cells in (holdout.training, holdout.control):
         assert list(cells.obs.columns) == columns
         assert not cells.uns

@@ -7,10 +7,11 @@ from trvae_scvi._math._intervals import ModelError
 from ._baseline_methods import BASELINES, Method, baseline_predictions
 from ._baselines import fold_change, mean_of_others, mean_shift, no_change
 from ._comparison import compare_predictions
-from ._holdout import HoldOut, Pairs, hold_out, hold_out_pairs
+from ._holdout import HoldOut, hold_out
 from ._interval_calibration import calibrate_intervals, change_table, coverage_table, fit_model_error
 from ._linear_baselines import pca_shift, ridge_shift
 from ._methods import LatentShiftMethod, PertpyScGenMethod, SCVIMethod, TRVAEMethod
+from ._pairs import Pairs, hold_out_pairs
 from ._report import write_report
 from ._runner import leave_one_group_out
 

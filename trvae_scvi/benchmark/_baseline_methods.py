@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from anndata import AnnData
@@ -14,13 +15,10 @@ from trvae_scvi.metrics._anndata import check_same_genes
 from trvae_scvi.metrics._matrix import as_matrix
 
 from ._baselines import fold_change, mean_of_others, mean_shift, no_change
-from ._holdout import HoldOut, only_values, other_groups, rows_of
+from ._holdout import HoldOut, check_columns, check_two_conditions, only_values, other_groups, rows_under
 from ._linear_baselines import pca_shift, ridge_shift
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["BASELINES", "Method", "baseline_predictions", "predicted_cells"]
+__all__ = ["BASELINES", "Method", "baseline_predictions", "baselines_for", "predicted_cells"]
 
 #: What predicts held-out cells: takes a hold-out, gives an AnnData on the scale of the hold-out's values (counts,
 #: expected counts, or values that are normalised already), or an array in the space in which predictions are compared.
@@ -32,19 +30,11 @@ def _no_change(holdout: HoldOut) -> np.ndarray:
 
 
 def _mean_of_others(holdout: HoldOut) -> np.ndarray:
-    return mean_of_others(_others(holdout)[1])
+    return mean_of_others(_others(holdout, holdout.counts)[1])
 
 
-def _mean_shift(holdout: HoldOut) -> np.ndarray:
-    return mean_shift(_own(holdout), *_others(holdout))
-
-
-def _pca_shift(holdout: HoldOut) -> np.ndarray:
-    return pca_shift(_own(holdout), *_others(holdout))
-
-
-def _ridge(holdout: HoldOut) -> np.ndarray:
-    return ridge_shift(_own(holdout), *_others(holdout))
+def _shifted(shift: Callable[..., np.ndarray], holdout: HoldOut) -> np.ndarray:
+    return shift(_own(holdout), *_others(holdout, holdout.counts))
 
 
 def _fold_change(holdout: HoldOut) -> AnnData:
@@ -53,7 +43,7 @@ def _fold_change(holdout: HoldOut) -> AnnData:
         raise ValueError(msg)
     own = comparison_matrix(holdout.control, counts=False, name="control")
     # Always the same draw: a baseline is one prediction, whatever the seeds of what it is compared with.
-    predicted = fold_change(own, *_others(holdout, log_normalize=False), seed=0)
+    predicted = fold_change(own, *_others(holdout, False), seed=0)
     return AnnData(X=predicted, obs=holdout.control.obs.copy(), var=holdout.control.var.copy())
 
 
@@ -62,9 +52,9 @@ BASELINES: Mapping[str, Method] = MappingProxyType(
     {
         "no change": _no_change,
         "mean of others": _mean_of_others,
-        "mean shift": _mean_shift,
-        "PCA shift": _pca_shift,
-        "ridge": _ridge,
+        "mean shift": partial(_shifted, mean_shift),
+        "PCA shift": partial(_shifted, pca_shift),
+        "ridge": partial(_shifted, ridge_shift),
         "fold change": _fold_change,
     }
 )
@@ -123,22 +113,18 @@ def baseline_predictions(
     >>> list(predicted)
     ['no change', 'mean of others', 'mean shift', 'PCA shift', 'ridge', 'fold change']
     """
-    _check_columns(adata, group_key, condition_key)
-    if control == target:
-        msg = f"Expected two conditions, found {control!r} as `control` and as `target`."
-        raise ValueError(msg)
-    own = rows_of(adata.obs[group_key], group) & rows_of(adata.obs[condition_key], control)
-    if not own.any():
-        msg = (
-            f"Expected control cells of the group to predict, found none with {group_key} {group!r} and "
-            f"{condition_key} {control!r}."
-        )
-        raise ValueError(msg)
+    check_columns(adata[:0], group_key, condition_key)  # whether complete or not: no group is made of missing values
+    check_two_conditions(control, target)
+    own = rows_under(adata.obs, group_key, group, condition_key, control)
     # The held-out cells may stay: no baseline reads cells of the group but its control cells.
     cells = only_values(adata, layer)
     holdout = HoldOut(cells, cells[own], group_key, group, condition_key, control, target, counts)
-    methods = {name: method for name, method in BASELINES.items() if counts or method is not _fold_change}
-    return {name: predicted_cells(method, holdout) for name, method in methods.items()}
+    return {name: predicted_cells(method, holdout) for name, method in baselines_for(counts).items()}
+
+
+def baselines_for(counts: bool) -> dict[str, Method]:
+    """The baselines that take such values: all of them counts, "fold change" nothing else."""
+    return {name: method for name, method in BASELINES.items() if counts or method is not _fold_change}
 
 
 def predicted_cells(method: Method, holdout: HoldOut) -> np.ndarray:
@@ -177,36 +163,14 @@ def predicted_cells(method: Method, holdout: HoldOut) -> np.ndarray:
     return cells
 
 
-class _Cells(Mapping[Hashable, np.ndarray]):
-    """The cells of each group as dense arrays, read when asked for: only one group is dense at a time."""
-
-    def __init__(self, adata: AnnData, rows: Mapping[Hashable, np.ndarray], log_normalize: bool) -> None:
-        self._adata, self._rows, self._log_normalize = adata, rows, log_normalize
-
-    def __getitem__(self, group: Hashable) -> np.ndarray:
-        return comparison_matrix(self._adata[self._rows[group]], counts=self._log_normalize)
-
-    def __iter__(self) -> Iterator[Hashable]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-
 def _own(holdout: HoldOut) -> np.ndarray:
     return comparison_matrix(holdout.control, counts=holdout.counts, name="control")
 
 
-def _others(holdout: HoldOut, *, log_normalize: bool | None = None) -> tuple[_Cells, _Cells]:
-    """The other groups' control and target cells, log-normalised where they are counts unless told otherwise."""
-    normalize = holdout.counts if log_normalize is None else log_normalize
-    groups = other_groups(holdout)
-    controls, targets = ({name: masks[side] for name, masks in groups.items()} for side in (0, 1))
-    return _Cells(holdout.training, controls, normalize), _Cells(holdout.training, targets, normalize)
-
-
-def _check_columns(adata: AnnData, *keys: str) -> None:
-    for key in keys:
-        if key not in adata.obs.columns:
-            msg = f"Expected the column {key!r} in `adata.obs`, found {list(adata.obs.columns)}."
-            raise KeyError(msg)
+def _others(holdout: HoldOut, log_normalize: bool) -> list[dict[Hashable, np.ndarray]]:
+    """The other groups' control cells, and their target cells."""
+    groups, training = other_groups(holdout), holdout.training
+    return [
+        {name: comparison_matrix(training[masks[side]], counts=log_normalize) for name, masks in groups.items()}
+        for side in (0, 1)
+    ]

@@ -2,34 +2,35 @@
 
 Pure functions on the cells of each group, in the space in which predictions are compared (log-normalised), except
 `fold_change`, which works on counts. None of them is given a cell of the group that is held out under the target
-condition. Those that need linear algebra are in `_linear`.
+condition. Those that need linear algebra are in `_linear_baselines`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import sparse
 
 from trvae_scvi._arguments import check_number
 from trvae_scvi._math._counterfactual import counterfactual_nb
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+from trvae_scvi.metrics._matrix import gene_means
 
 __all__ = [
+    "Groups",
     "add_change",
     "check_groups",
     "dense",
     "fold_change",
-    "gene_means",
     "group_changes",
-    "lowest_value",
     "mean_of_others",
     "mean_shift",
     "no_change",
 ]
+
+#: For each group its cells (`n_g x d`), dense or sparse.
+Groups: TypeAlias = Mapping[Hashable, np.ndarray]
 
 _TARGET_SUM = 1e4
 
@@ -56,7 +57,7 @@ def no_change(control: np.ndarray) -> np.ndarray:
     return np.array(dense(control))
 
 
-def mean_of_others(targets: Mapping[Hashable, np.ndarray], *, max_cells: int = 400) -> np.ndarray:
+def mean_of_others(targets: Groups, *, max_cells: int = 400) -> np.ndarray:
     """Predict that the held-out group looks like the other groups under the target condition.
 
     Parameters
@@ -91,9 +92,7 @@ def mean_of_others(targets: Mapping[Hashable, np.ndarray], *, max_cells: int = 4
     return np.concatenate([np.array(dense(targets[group][:max_cells])) for group in targets])
 
 
-def mean_shift(
-    control: np.ndarray, controls: Mapping[Hashable, np.ndarray], targets: Mapping[Hashable, np.ndarray]
-) -> np.ndarray:
+def mean_shift(control: np.ndarray, controls: Groups, targets: Groups) -> np.ndarray:
     """Predict the mean change of the other groups, added to every control cell.
 
     The change is the unweighted mean over the groups of (mean target - mean control): a large group does not outweigh
@@ -126,14 +125,13 @@ def mean_shift(
     array([[4., 2.]])
     """
     check_groups(controls, targets)
-    change = group_changes(controls, targets).mean(axis=0)
-    return add_change(control, change, lowest=lowest_value(control, controls, targets))
+    return add_change(control, group_changes(controls, targets).mean(axis=0), controls, targets)
 
 
 def fold_change(
     control: np.ndarray,
-    controls: Mapping[Hashable, np.ndarray],
-    targets: Mapping[Hashable, np.ndarray],
+    controls: Groups,
+    targets: Groups,
     *,
     pseudocount: float = 0.05,
     theta: float = 2.0,
@@ -192,37 +190,20 @@ def fold_change(
         for group in targets
     ]
     mu = _proportions(control) * control.sum(axis=1, keepdims=True, dtype=np.float64)
-    inverse_dispersion = np.full(control.shape[1], theta)
-    return counterfactual_nb(
-        control,
-        mu,
-        mu * np.exp(np.mean(log_ratios, axis=0)),
-        inverse_dispersion,
-        inverse_dispersion,
-        np.random.default_rng(seed),
-    )
+    fold, thetas = np.exp(np.mean(log_ratios, axis=0)), np.full(control.shape[1], theta)
+    return counterfactual_nb(control, mu, mu * fold, thetas, thetas, np.random.default_rng(seed))
 
 
-def group_changes(controls: Mapping[Hashable, np.ndarray], targets: Mapping[Hashable, np.ndarray]) -> np.ndarray:
+def group_changes(controls: Groups, targets: Groups) -> np.ndarray:
     """Change of the mean from control to target in every group, `groups x d`, in the order of `targets`."""
     return np.stack([gene_means(targets[group]) - gene_means(controls[group]) for group in targets])
 
 
-def lowest_value(control: np.ndarray, *groups: Mapping[Hashable, np.ndarray]) -> float:
-    """Lowest value of the control cells (`k x d`) and of all cells of the groups (`n_g x d` each)."""
-    return min(float(control.min()), *(float(cells[name].min()) for cells in groups for name in cells))
-
-
-def add_change(control: np.ndarray, change: np.ndarray, *, lowest: float) -> np.ndarray:
-    """Add a change (`d`) to every control cell (`k x d`); clip at 0 unless `lowest`, of the cells given, is below."""
+def add_change(control: np.ndarray, change: np.ndarray, controls: Groups, targets: Groups) -> np.ndarray:
+    """Add a change (`d`) to every control cell (`k x d`); clip at 0 unless one of the cells given is below."""
     shifted = dense(control) + change.astype(np.result_type(control, np.float32))
-    return shifted if lowest < 0 else np.clip(shifted, 0, None)
-
-
-def gene_means(cells: Any) -> np.ndarray:
-    """Mean of every gene over dense or sparse cells, `n x d` to `d`."""
-    # scipy gives a matrix, in which a mean would stay two-dimensional
-    return np.asarray(cells.mean(axis=0, dtype=np.float64)).ravel()
+    given = (control, *controls.values(), *targets.values())
+    return shifted if any(cells.min() < 0 for cells in given) else np.clip(shifted, 0, None)
 
 
 def dense(cells: Any) -> np.ndarray:
@@ -230,7 +211,7 @@ def dense(cells: Any) -> np.ndarray:
     return cells.toarray() if sparse.issparse(cells) else cells
 
 
-def check_groups(controls: Mapping[Hashable, np.ndarray], targets: Mapping[Hashable, np.ndarray]) -> None:
+def check_groups(controls: Groups, targets: Groups) -> None:
     """Raise a ValueError unless there is a group in `targets`, and the same groups are in `controls`."""
     if not targets:
         msg = "Expected at least one other group in `targets`, found none."

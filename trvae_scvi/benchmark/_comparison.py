@@ -1,29 +1,119 @@
-"""One held-out group: predictions beside those without a network and the noise ceiling."""
+"""One hold-out: cells held out, a method run on the others, its prediction scored beside baselines and ceiling."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from trvae_scvi.data._columns import check_column
 from trvae_scvi.metrics import comparison_matrix, noise_ceiling, score_arrays, skill
 from trvae_scvi.metrics._anndata import check_same_genes
 
-from ._baseline_methods import BASELINES, baseline_predictions
-from ._holdout import rows_of
+from ._baseline_methods import BASELINES, baselines_for, predicted_cells
+from ._holdout import HoldOut, hold_out
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable
 
     from anndata import AnnData
 
-__all__ = ["CEILING", "REFERENCE", "compare_predictions", "with_skill"]
+    from ._baseline_methods import Method
+    from ._parts import PartStore
+
+__all__ = ["CEILING", "Job", "Split", "compare_predictions", "compute", "with_skill"]
 
 #: The prediction whose skill is 0, and what the best possible score is called.
 REFERENCE = "mean shift"
 CEILING = "noise ceiling"
+
+
+class Split(NamedTuple):
+    """What a method may see, and the cells held out and the control cells as they are compared."""
+
+    holdout: HoldOut
+    real: np.ndarray
+    control: np.ndarray
+
+    @classmethod
+    def of(cls, cells: AnnData, **keys: Any) -> Split:
+        """Split cells as :func:`hold_out` does, whose arguments `keys` are."""
+        holdout, real = hold_out(cells, **keys)
+        return cls(holdout, *(comparison_matrix(part, counts=holdout.counts) for part in (real, holdout.control)))
+
+    def score(self, method: Method, **scoring: Any) -> pd.DataFrame:
+        """Run a method and score what it predicts, with arguments of :func:`~trvae_scvi.metrics.score_arrays`."""
+        start = time.perf_counter()
+        predicted = predicted_cells(method, self.holdout)
+        seconds = time.perf_counter() - start
+        return score_arrays(predicted, self.real, self.control, **scoring).assign(seconds=seconds)
+
+
+class Job(NamedTuple):
+    """One piece of a run: a method with a seed or, without both, the baselines and the ceiling."""
+
+    group: Hashable
+    target: Hashable
+    seed: int | None = None
+    method: str | None = None
+
+
+def compute(
+    job: Job,
+    cells: AnnData,
+    keys: Mapping[str, Any],
+    scoring: Mapping[str, Any],
+    method: Method | None,
+    store: PartStore | None,
+) -> tuple[Job, pd.DataFrame]:
+    """Do one job and keep its table.
+
+    Parameters
+    ----------
+    job
+        Which one.
+    cells
+        All cells, with the values in `X`.
+    keys, scoring
+        How to split and score: arguments of :func:`hold_out` and :func:`~trvae_scvi.metrics.score_arrays`.
+    method
+        The method that the job names; `None` for baselines and ceiling.
+    store
+        Where to keep the table; `None` keeps none.
+
+    Returns
+    -------
+    The job and its table, with the columns `genes`, `metric`, `value` and `seconds`; for baselines and ceiling also
+    `method` and `std`, the ceiling's.
+    """
+    try:
+        split = Split.of(cells, **keys, group=job.group, target=job.target, seed=job.seed or 0)
+        part = _references(split, **scoring) if method is None else split.score(method, **scoring)
+    except Exception as error:
+        what = "the baselines" if job.method is None else f"{job.method!r} with seed {job.seed}"
+        error.add_note(f"While {job.group!r} was held out under {job.target!r}, for {what}.")
+        raise
+    if store is not None:
+        store.write(part, *job)
+    return job, part
+
+
+def _references(split: Split, **scoring: Any) -> pd.DataFrame:
+    """Score the baselines and the noise ceiling."""
+    methods = baselines_for(split.holdout.counts)
+    frames = [split.score(method, **scoring).assign(method=name) for name, method in methods.items()]
+    ceiling = noise_ceiling(split.real, split.control, **scoring)
+    return pd.concat([*frames, ceiling.assign(method=CEILING)], ignore_index=True)
+
+
+def with_skill(frames: Iterable[pd.DataFrame], references: pd.DataFrame) -> pd.DataFrame:
+    """Put scores of predictions and those of the references together, and give all of them their skill."""
+    by_method = dict(list(references.groupby("method", sort=False)))
+    ends = {"reference": by_method[REFERENCE], "ceiling": by_method[CEILING]}
+    scored = [frame.merge(skill(frame, **ends), on=["genes", "metric"]) for frame in (*frames, *by_method.values())]
+    return pd.concat(scored, ignore_index=True)
 
 
 def compare_predictions(
@@ -87,17 +177,7 @@ def compare_predictions(
     (['method', 'genes', 'metric', 'value', 'skill'], ['the truth', 'no change'])
     """
     _check_predictions(predictions, adata)
-    for argument, key in (("group_key", group_key), ("condition_key", condition_key)):
-        check_column(adata, argument, key)
-    of_group = rows_of(adata.obs[group_key], group)
-    rows = {name: of_group & rows_of(adata.obs[condition_key], name) for name in (target, control)}
-    for name, mask in rows.items():
-        if not mask.any():
-            msg = f"Expected cells with {group_key} {group!r} and {condition_key} {name!r}, found none."
-            raise ValueError(msg)
-    real, given = (comparison_matrix(adata[rows[name]], layer=layer, counts=counts) for name in (target, control))
-    matrices = {name: comparison_matrix(cells, counts=counts, name=name) for name, cells in predictions.items()}
-    matrices |= baseline_predictions(
+    split = Split.of(
         adata,
         group_key=group_key,
         group=group,
@@ -107,11 +187,13 @@ def compare_predictions(
         layer=layer,
         counts=counts,
     )
-    scores = {name: score_arrays(cells, real, given, n_top_genes=n_top_genes) for name, cells in matrices.items()}
-    ceiling = noise_ceiling(real, given, n_top_genes=n_top_genes)
-    frames = [with_skill(frame, scores[REFERENCE], ceiling).assign(method=name) for name, frame in scores.items()]
-    frames.append(with_skill(ceiling, scores[REFERENCE], ceiling).assign(method=CEILING))
-    return pd.concat(frames, ignore_index=True)[["method", "genes", "metric", "value", "skill"]]
+    matrices = {name: comparison_matrix(cells, counts=counts, name=name) for name, cells in predictions.items()}
+    frames = [
+        score_arrays(cells, split.real, split.control, n_top_genes=n_top_genes).assign(method=name)
+        for name, cells in matrices.items()
+    ]
+    table = with_skill(frames, _references(split, n_top_genes=n_top_genes))
+    return table[["method", "genes", "metric", "value", "skill"]]
 
 
 def _check_predictions(predictions: Mapping[str, AnnData], adata: AnnData) -> None:
@@ -124,9 +206,3 @@ def _check_predictions(predictions: Mapping[str, AnnData], adata: AnnData) -> No
         raise ValueError(msg)
     for name, cells in predictions.items():
         check_same_genes(**{"adata": adata, f"predictions[{name!r}]": cells})
-
-
-def with_skill(scores: pd.DataFrame, reference: pd.DataFrame, ceiling: pd.DataFrame) -> pd.DataFrame:
-    """Return one prediction's scores with the column `skill`; all three as :func:`~trvae_scvi.metrics.skill` takes."""
-    skills = skill(scores, reference=reference, ceiling=ceiling)
-    return scores.merge(skills, on=["genes", "metric"], validate="1:1")

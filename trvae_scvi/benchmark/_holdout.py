@@ -1,9 +1,9 @@
-"""What is held out: the cells a method is given, the cells it is to predict, and which hold-outs data allow."""
+"""What is held out: the cells a method is given, and the cells it is to predict."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scanpy as sc
@@ -12,13 +12,24 @@ from scipy import sparse
 
 from trvae_scvi.data._columns import check_column
 from trvae_scvi.data._values import get_values
+from trvae_scvi.metrics._matrix import in_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable
 
     import pandas as pd
 
-__all__ = ["MIN_CELLS", "HoldOut", "Pairs", "hold_out", "hold_out_pairs", "only_values", "other_groups", "rows_of"]
+__all__ = [
+    "MIN_CELLS",
+    "HoldOut",
+    "check_columns",
+    "check_two_conditions",
+    "hold_out",
+    "in_order",
+    "only_values",
+    "other_groups",
+    "rows_under",
+]
 
 #: Cells of each condition that a group needs to be held out, or to be learned from.
 MIN_CELLS = 10
@@ -68,29 +79,6 @@ class HoldOut:
     target: Any
     counts: bool = True
     seed: int = 0
-
-
-class Pairs(NamedTuple):
-    """Which groups can be held out under which conditions.
-
-    Attributes
-    ----------
-    pairs
-        Groups and conditions to hold them out under.
-    skipped
-        Those that cannot be, with the keys `group`, `target` and `reason`.
-
-    Examples
-    --------
-    >>> import trvae_scvi as tv
-    >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3)
-    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
-    >>> tv.benchmark.hold_out_pairs(adata, **keys, groups=["type_1"])
-    Pairs(pairs=[('type_1', 'stimulated')], skipped=[])
-    """
-
-    pairs: list[tuple[Hashable, Hashable]]
-    skipped: list[dict[str, Any]]
 
 
 def hold_out(
@@ -150,17 +138,9 @@ def hold_out(
     >>> holdout.training.n_obs + real.n_obs == adata.n_obs
     True
     """
-    check_column(adata, "group_key", group_key)
-    check_column(adata, "condition_key", condition_key)
-    if control == target:
-        msg = f"Expected two conditions, found {control!r} as `control` and as `target`."
-        raise ValueError(msg)
-    of_group = rows_of(adata.obs[group_key], group)
-    held_out, own = (of_group & rows_of(adata.obs[condition_key], name) for name in (target, control))
-    for name, rows in ((control, own), (target, held_out)):
-        if not rows.any():
-            msg = f"Expected cells with {group_key} {group!r} and {condition_key} {name!r}, found none."
-            raise ValueError(msg)
+    check_columns(adata, group_key, condition_key)
+    check_two_conditions(control, target)
+    own, held_out = (rows_under(adata.obs, group_key, group, condition_key, name) for name in (control, target))
     training, given, real = (only_values(adata[rows], layer) for rows in (~held_out, own, held_out))
     if n_hvg is not None:
         genes = _highly_variable(training, n_hvg, counts)
@@ -173,75 +153,6 @@ def hold_out(
             )
             raise ValueError(msg)
     return HoldOut(training, given, group_key, group, condition_key, control, target, counts, seed), real
-
-
-def hold_out_pairs(
-    adata: AnnData,
-    *,
-    group_key: str,
-    condition_key: str = "condition",
-    control: Hashable,
-    groups: Sequence[Hashable] | None = None,
-    targets: Sequence[Hashable] | None = None,
-) -> Pairs:
-    """List the groups and target conditions that can be held out, and those that cannot.
-
-    A group can be held out under a target if it has at least 10 cells under control and under the target, and another
-    group has as many of both to learn from.
-
-    Parameters
-    ----------
-    adata
-        The cells; only `obs` is read.
-    group_key, condition_key
-        Columns of `obs` with the groups and the conditions.
-    control
-        The condition to predict from.
-    groups, targets
-        Groups to hold out, and conditions to hold them out under. `None` takes all, without the control.
-
-    Returns
-    -------
-    The pairs, group by group, in the order asked for or that of the categories, and what was skipped for which reason.
-
-    Raises
-    ------
-    KeyError
-        If a column is not there.
-    ValueError
-        If a group or a condition is not in the data or asked for twice, or the control is among the targets.
-
-    Examples
-    --------
-    >>> import trvae_scvi as tv
-    >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3)
-    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
-    >>> tv.benchmark.hold_out_pairs(adata, **keys).pairs
-    [('type_1', 'stimulated'), ('type_2', 'stimulated'), ('type_3', 'stimulated')]
-    """
-    for argument, key in (("group_key", group_key), ("condition_key", condition_key)):
-        if key not in adata.obs:
-            msg = f"`{argument}={key!r}` not found in `adata.obs`; its columns are {list(adata.obs.columns)}."
-            raise KeyError(msg)
-    groups = _asked("groups", groups, adata.obs[group_key])
-    known = _asked("control", [control], adata.obs[condition_key])
-    if targets is None:
-        targets = [name for name in _values(adata.obs[condition_key]) if name not in known]
-    targets = _asked("targets", targets, adata.obs[condition_key])
-    if control in targets:
-        msg = f"Expected targets other than the control, found {control!r} among {targets}."
-        raise ValueError(msg)
-    n_cells = adata.obs.groupby([group_key, condition_key], observed=True).size().to_dict()
-    others = _values(adata.obs[group_key])
-    pairs, skipped = [], []
-    for group in groups:
-        for target in targets:
-            reason = _reason_to_skip(n_cells, group, [name for name in others if name != group], control, target)
-            if reason is None:
-                pairs.append((group, target))
-            else:
-                skipped.append({"group": group, "target": target, "reason": reason})
-    return Pairs(pairs, skipped)
 
 
 def other_groups(holdout: HoldOut) -> dict[Hashable, tuple[np.ndarray, np.ndarray]]:
@@ -266,10 +177,10 @@ def other_groups(holdout: HoldOut) -> dict[Hashable, tuple[np.ndarray, np.ndarra
         If there is none.
     """
     obs = holdout.training.obs
-    under = [rows_of(obs[holdout.condition_key], name) for name in (holdout.source, holdout.target)]
+    under = [_rows_of(obs[holdout.condition_key], name) for name in (holdout.source, holdout.target)]
     # The categories' order rather than that of the rows, which must not matter.
-    others = [name for name in _values(obs[holdout.group_key]) if name != holdout.group]
-    rows = {name: rows_of(obs[holdout.group_key], name) for name in others}
+    others = [name for name in in_order(obs[holdout.group_key]) if name != holdout.group]
+    rows = {name: _rows_of(obs[holdout.group_key], name) for name in others}
     both = {name: (rows[name] & under[0], rows[name] & under[1]) for name in others}
     found = {name: masks for name, masks in both.items() if masks[0].any() and masks[1].any()}
     if not found:
@@ -282,47 +193,46 @@ def other_groups(holdout: HoldOut) -> dict[Hashable, tuple[np.ndarray, np.ndarra
     return enough or found
 
 
-def rows_of(column: pd.Series, value: Hashable) -> np.ndarray:
-    """Boolean mask of the rows with a value."""
+def check_columns(adata: AnnData, group_key: str, condition_key: str) -> None:
+    """Check that both columns are there and complete."""
+    check_column(adata, "group_key", group_key)
+    check_column(adata, "condition_key", condition_key)
+
+
+def check_two_conditions(control: Hashable, target: Hashable) -> None:
+    """Raise a ValueError if the condition to predict from is the one to predict."""
+    if control == target:
+        msg = f"Expected two conditions, found {control!r} as `control` and as `target`."
+        raise ValueError(msg)
+
+
+def rows_under(
+    obs: pd.DataFrame, group_key: str, group: Hashable, condition_key: str, condition: Hashable
+) -> np.ndarray:
+    """Boolean mask of a group's cells under a condition; raise a ValueError if there are none."""
+    rows = _rows_of(obs[group_key], group) & _rows_of(obs[condition_key], condition)
+    if not rows.any():
+        msg = (
+            f"Expected cells of the group to hold out, found none with {group_key} {group!r} and {condition_key} "
+            f"{condition!r}."
+        )
+        raise ValueError(msg)
+    return rows
+
+
+def _rows_of(column: pd.Series, value: Hashable) -> np.ndarray:
     # isin rather than ==: a missing value is then False whatever the column's type.
     return column.isin([value]).to_numpy()
 
 
-def _values(column: pd.Series) -> list[Hashable]:
+def in_order(column: pd.Series) -> list[Hashable]:
     """Values that occur, in the order of the categories."""
     return list(column.astype("category").cat.remove_unused_categories().cat.categories)
 
 
-def _asked(name: str, asked: Sequence[Hashable] | None, column: pd.Series) -> list[Hashable]:
-    known = _values(column)
-    wanted = known if asked is None else list(asked)
-    unknown = [value for value in wanted if value not in known]
-    if unknown or not wanted or isinstance(asked, str) or len(set(wanted)) < len(wanted):
-        found = asked if isinstance(asked, str) else unknown or wanted
-        msg = f"Expected `{name}` out of {known}, none twice, found {found}."
-        raise ValueError(msg)
-    return wanted
-
-
-def _reason_to_skip(
-    n_cells: dict[Any, int], group: Hashable, others: list[Hashable], control: Hashable, target: Hashable
-) -> str | None:
-    for condition in (control, target):
-        own = n_cells.get((group, condition), 0)
-        if own < MIN_CELLS:
-            return f"{own} cells under {condition!r}, fewer than {MIN_CELLS}"
-    fewest = [min(n_cells.get((name, condition), 0) for condition in (control, target)) for name in others]
-    if max(fewest, default=0) < MIN_CELLS:
-        return f"no other group has {MIN_CELLS} cells under {control!r} and under {target!r}"
-    return None
-
-
 def only_values(cells: AnnData, layer: str | None) -> AnnData:
     """Copy a layer (`None`: `X`) into the `X` of an object of its own, with `obs` and the gene names."""
-    values = get_values(cells, layer)
-    for load in ("to_memory", "compute"):  # backed sparse matrices of anndata; dask arrays
-        if hasattr(values, load):
-            values = getattr(values, load)()
+    values = in_memory(get_values(cells, layer))
     copied = values.copy() if sparse.issparse(values) else np.array(values)
     return AnnData(X=copied, obs=cells.obs.copy(), var=cells.var[[]].copy())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +10,13 @@ from scvi.utils import track
 
 from trvae_scvi._arguments import check_number
 from trvae_scvi._math._intervals import ModelError, calibrate, margin, standard_error
-from trvae_scvi.data._columns import check_column
-from trvae_scvi.metrics import comparison_matrix, interval_coverage, responsive_genes
+from trvae_scvi.metrics import interval_coverage, responsive_genes
+from trvae_scvi.metrics._matrix import gene_means, gene_variances
 
 from ._baseline_methods import predicted_cells
-from ._holdout import hold_out, hold_out_pairs
+from ._comparison import Split
 from ._methods import TRVAEMethod
+from ._pairs import some_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ._baseline_methods import Method
-
-logger = logging.getLogger(__name__)
 
 __all__ = ["calibrate_intervals", "change_table", "coverage_table", "fit_model_error"]
 
@@ -98,29 +96,18 @@ def calibrate_intervals(
     ('floor', 'share')
     """
     check_number("level", level, positive=True, below=1.0)
-    if method is not None and not callable(method):
-        msg = f"Expected `method` to be callable, such as `TRVAEMethod()`, found {method!r}."
-        raise TypeError(msg)
-    check_column(adata, "group_key", group_key)
-    check_column(adata, "condition_key", condition_key)
     if not list(seeds):
         msg = f"Expected at least one of `seeds`, found {seeds!r}."
         raise ValueError(msg)
     keys: dict[str, Any] = {"group_key": group_key, "condition_key": condition_key, "control": control}
-    pairs, skipped = hold_out_pairs(adata, **keys, groups=groups, targets=targets)
-    if not pairs:
-        msg = f"Expected a group that can be held out, found none ({'; '.join(row['reason'] for row in skipped)})."
-        raise ValueError(msg)
-    for row in skipped:
-        logger.warning("Not calibrated on %s under %s: %s.", row["group"], row["target"], row["reason"])
+    pairs = some_pairs(adata, **keys, groups=groups, targets=targets).pairs
     method = TRVAEMethod() if method is None else method
     jobs = [(*pair, seed) for pair in pairs for seed in seeds]
     tables = []
     for group, target, seed in track(jobs, description="Calibrating", disable=not progress_bar):
-        holdout, real = hold_out(adata, **keys, group=group, target=target, layer=layer, counts=counts, seed=seed)
-        given = comparison_matrix(holdout.control, counts=counts)
-        predicted = predicted_cells(method, holdout)
-        tables.append(change_table(predicted, comparison_matrix(real, counts=counts), given, n_top_genes=n_top_genes))
+        split = Split.of(adata, **keys, group=group, target=target, layer=layer, counts=counts, seed=seed)
+        predicted = predicted_cells(method, split.holdout)
+        tables.append(change_table(predicted, split.real, split.control, n_top_genes=n_top_genes))
     return fit_model_error(tables, level=level)
 
 
@@ -152,14 +139,13 @@ def change_table(
     >>> changes.columns.tolist()
     ['change', 'standard_error', 'change_real', 'responsive']
     """
-    means = [cells.mean(axis=0, dtype=np.float64) for cells in (predicted, real, control)]
-    variance = predicted.var(axis=0, dtype=np.float64, ddof=1)
+    means = [gene_means(cells) for cells in (predicted, real, control)]
     responsive = np.zeros(real.shape[1], dtype=bool)
     responsive[responsive_genes(control, real, n_genes=min(n_top_genes, real.shape[1]))] = True
     return pd.DataFrame(
         {
             "change": means[0] - means[2],
-            "standard_error": standard_error(variance, len(predicted), len(real)),
+            "standard_error": standard_error(gene_variances(predicted, ddof=1), len(predicted), len(real)),
             "change_real": means[1] - means[2],
             "responsive": responsive,
         }

@@ -5,18 +5,15 @@ Pure functions in the space in which predictions are compared (log-normalised).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ._baselines import add_change, check_groups, dense, gene_means, group_changes, lowest_value
+from trvae_scvi.metrics._matrix import gene_means
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+from ._baselines import Groups, add_change, check_groups, dense, group_changes
 
 __all__ = ["RIDGE_ALPHAS", "pca_shift", "ridge_shift"]
 
@@ -25,13 +22,7 @@ RIDGE_ALPHAS = tuple(10.0 ** np.arange(-2, 7))
 _MIN_GROUPS = 3  # with two, each is predicted from one alone: by its change, whatever the penalty
 
 
-def pca_shift(
-    control: np.ndarray,
-    controls: Mapping[Hashable, np.ndarray],
-    targets: Mapping[Hashable, np.ndarray],
-    *,
-    n_components: int = 50,
-) -> np.ndarray:
+def pca_shift(control: np.ndarray, controls: Groups, targets: Groups, *, n_components: int = 50) -> np.ndarray:
     """Predict the mean change of the other groups as far as it lies in the leading principal components.
 
     As :func:`~trvae_scvi.benchmark.mean_shift`, but the change is taken between the cells' coordinates in the principal
@@ -68,18 +59,12 @@ def pca_shift(
     array([[4., 2.]])
     """
     check_groups(controls, targets)
-    axes = _principal_axes(control, controls, targets, n_components)
+    axes = _principal_axes(n_components, control, *controls.values(), *targets.values())
     change = group_changes(controls, targets).mean(axis=0)
-    return add_change(control, change @ axes.T @ axes, lowest=lowest_value(control, controls, targets))
+    return add_change(control, change @ axes.T @ axes, controls, targets)
 
 
-def ridge_shift(
-    control: np.ndarray,
-    controls: Mapping[Hashable, np.ndarray],
-    targets: Mapping[Hashable, np.ndarray],
-    *,
-    n_components: int = 50,
-) -> np.ndarray:
+def ridge_shift(control: np.ndarray, controls: Groups, targets: Groups, *, n_components: int = 50) -> np.ndarray:
     """Predict the group's change from its control mean, by a ridge regression fitted to the other groups.
 
     The inputs are the groups' mean control cells in the leading principal components, each standardised over the
@@ -116,24 +101,19 @@ def ridge_shift(
     changes = group_changes(controls, targets)
     change = changes.mean(axis=0)
     if len(changes) >= _MIN_GROUPS:
-        axes = _principal_axes(control, controls, targets, n_components)
+        axes = _principal_axes(n_components, control, *controls.values(), *targets.values())
         others = np.stack([gene_means(controls[group]) for group in targets])
         own = gene_means(control)
         model = make_pipeline(StandardScaler(), RidgeCV(alphas=RIDGE_ALPHAS)).fit(others @ axes.T, changes)
         change = model.predict([own @ axes.T])[0]
-    return add_change(control, change, lowest=lowest_value(control, controls, targets))
+    return add_change(control, change, controls, targets)
 
 
-def _principal_axes(
-    control: np.ndarray,
-    controls: Mapping[Hashable, np.ndarray],
-    targets: Mapping[Hashable, np.ndarray],
-    n_components: int,
-) -> np.ndarray:
-    """Unit vectors of the leading principal components of all cells given, `n_components x d`."""
+def _principal_axes(n_components: int, *cells: np.ndarray) -> np.ndarray:
+    """Unit vectors of the leading principal components of cells (`n x d` each), `n_components x d`."""
     if n_components < 1:
         msg = f"Expected `n_components` to be at least 1, found {n_components}."
         raise ValueError(msg)
-    cells = np.concatenate([dense(part) for part in (control, *controls.values(), *targets.values())])
+    together = np.concatenate([dense(part) for part in cells])
     # Large data take the randomised solver, which is seeded so that the same cells give the same prediction.
-    return PCA(min(n_components, *cells.shape), random_state=0).fit(cells).components_
+    return PCA(min(n_components, *together.shape), random_state=0).fit(together).components_

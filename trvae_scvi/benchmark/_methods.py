@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,10 +35,24 @@ if TYPE_CHECKING:
 __all__ = ["LatentShiftMethod", "PertpyScGenMethod", "SCVIMethod", "TRVAEMethod"]
 
 _HALF = "_half"
+_NO_BAR: Mapping[str, Any] = {"enable_progress_bar": False}
 
 
 @dataclass(frozen=True)
-class TRVAEMethod:
+class _Network:
+    """What the methods have in common: arguments of the model and of its training, without a bar unless asked for."""
+
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    train_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def _trained(self, model_class: Any, training: AnnData, defaults: Mapping[str, Any] = _NO_BAR, **more: Any) -> Any:
+        model = model_class(training, **more, **self.model_kwargs)
+        model.train(**{**defaults, **self.train_kwargs})
+        return model
+
+
+@dataclass(frozen=True)
+class TRVAEMethod(_Network):
     """Train a :class:`~trvae_scvi.TRVAE` without the held-out cells and predict them from the group's control cells.
 
     The group is registered as the label.
@@ -68,8 +83,6 @@ class TRVAEMethod:
     True
     """
 
-    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    train_kwargs: Mapping[str, Any] = field(default_factory=dict)
     prediction: Literal["counterfactual", "mean", "sample"] = "counterfactual"
 
     def __post_init__(self) -> None:
@@ -84,9 +97,7 @@ class TRVAEMethod:
         training = _private(holdout.training)
         with _seeded(holdout.seed):
             TRVAE.setup_anndata(training, holdout.condition_key, labels_key=holdout.group_key)
-            model = TRVAE(training, **self.model_kwargs)
-            _train(model, self.train_kwargs)
-        return model
+            return self._trained(TRVAE, training)
 
     def predict(self, model: TRVAE, holdout: HoldOut) -> AnnData:
         """Predict the held-out cells with a trained model."""
@@ -97,7 +108,7 @@ class TRVAEMethod:
 
 
 @dataclass(frozen=True)
-class LatentShiftMethod:
+class LatentShiftMethod(_Network):
     """Add the other groups' mean change in a latent space to the control cells and decode them, as scGen does.
 
     The network is that of :class:`~trvae_scvi.TRVAE` without its penalty and without being told the condition, which
@@ -122,9 +133,6 @@ class LatentShiftMethod:
     True
     """
 
-    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    train_kwargs: Mapping[str, Any] = field(default_factory=dict)
-
     def __call__(self, holdout: HoldOut) -> AnnData:
         """Train and predict: the decoder's mean, expected counts at the cells' own totals."""
         training, control = _private(holdout.training), _private(holdout.control)
@@ -134,8 +142,7 @@ class LatentShiftMethod:
             cells.obs[_HALF] = np.where(rng.permutation(cells.n_obs) % 2, "first", "second")
         with _seeded(holdout.seed):
             TRVAE.setup_anndata(training, _HALF)
-            model = TRVAE(training, mmd_on=None, **self.model_kwargs)
-            _train(model, self.train_kwargs)
+            model = self._trained(TRVAE, training, mmd_on=None)
             latent = model.get_latent_representation()
             groups = other_groups(holdout).values()
             change = np.mean([latent[under].mean(axis=0) - latent[base].mean(axis=0) for base, under in groups], axis=0)
@@ -144,7 +151,7 @@ class LatentShiftMethod:
 
 
 @dataclass(frozen=True)
-class SCVIMethod:
+class SCVIMethod(_Network):
     """Train :class:`scvi.model.SCVI` with the condition as batch and decode the control cells as the target batch.
 
     Parameters
@@ -165,9 +172,6 @@ class SCVIMethod:
     True
     """
 
-    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    train_kwargs: Mapping[str, Any] = field(default_factory=dict)
-
     def __call__(self, holdout: HoldOut) -> AnnData:
         """Train and predict: the decoder's mean, expected counts at the cells' own totals.
 
@@ -182,14 +186,13 @@ class SCVIMethod:
         training, control = _private(holdout.training), _private(holdout.control)
         with _seeded(holdout.seed):
             scvi.model.SCVI.setup_anndata(training, batch_key=holdout.condition_key)
-            model = scvi.model.SCVI(training, **self.model_kwargs)
-            _train(model, self.train_kwargs)
+            model = self._trained(scvi.model.SCVI, training)
             shares = model.get_normalized_expression(control, transform_batch=holdout.target, return_numpy=True)
         return AnnData(X=shares * _totals(control), obs=holdout.control.obs.copy(), var=holdout.control.var.copy())
 
 
 @dataclass(frozen=True)
-class PertpyScGenMethod:
+class PertpyScGenMethod(_Network):
     """Train scGen as pertpy has it, on log-normalised data. Needs the extra ``benchmark``, with pertpy 1.2 or later.
 
     pertpy balances groups and conditions by draws that it does not seed: equal seeds give slightly different results.
@@ -209,9 +212,6 @@ class PertpyScGenMethod:
     >>> PertpyScGenMethod(train_kwargs={"max_epochs": 100})
     PertpyScGenMethod(model_kwargs={}, train_kwargs={'max_epochs': 100})
     """
-
-    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    train_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, holdout: HoldOut) -> np.ndarray:
         """Train and predict; clipped at 0 where the hold-out has counts.
@@ -236,19 +236,12 @@ class PertpyScGenMethod:
             cells.X = comparison_matrix(cells, counts=holdout.counts)
         with _seeded(holdout.seed):
             scgen.setup_anndata(training, batch_key=holdout.condition_key, labels_key=holdout.group_key)
-            model = scgen(training, **self.model_kwargs)
-            if "seed" in inspect.signature(model.train).parameters:
-                # Later versions of pertpy train without scvi-tools: with a seed of their own and no progress bar.
-                model.train(**{"seed": holdout.seed, **self.train_kwargs})
-            else:
-                _train(model, self.train_kwargs)
+            # Later versions of pertpy train without scvi-tools: with a seed of their own and no progress bar.
+            seeded = "seed" in inspect.signature(scgen.train).parameters
+            model = self._trained(scgen, training, {"seed": holdout.seed} if seeded else _NO_BAR)
             prediction, _ = model.predict(ctrl_key=holdout.source, stim_key=holdout.target, adata_to_predict=control)
         values = np.asarray(prediction.X)
         return np.maximum(values, 0) if holdout.counts else values
-
-
-def _train(model: Any, train_kwargs: Mapping[str, Any]) -> None:
-    model.train(**{"enable_progress_bar": False, **train_kwargs})
 
 
 def _private(cells: AnnData) -> AnnData:
@@ -277,18 +270,22 @@ def _decode_means(model: TRVAE, cells: AnnData, latent: np.ndarray) -> np.ndarra
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed scvi-tools, NumPy and torch inside the block, with warnings only; leave all global states as they were."""
-    before, of_python, of_numpy = scvi.settings.seed, random.getstate(), np.random.get_state()
-    loggers = {name: logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "scvi")}
-    levels = {name: logger.level for name, logger in loggers.items()}
-    with torch.random.fork_rng():
-        try:
-            for logger in loggers.values():  # else several lines for every run, of which there can be hundreds
-                logger.setLevel(logging.WARNING)
-            scvi.settings.seed = seed
-            yield
-        finally:
-            scvi.settings.seed = before
-            random.setstate(of_python)
-            np.random.set_state(of_numpy)
-            for name, logger in loggers.items():
-                logger.setLevel(levels[name])
+    cudnn = torch.backends.cudnn
+    with torch.random.fork_rng(), contextlib.ExitStack() as undo:
+        for name in ("lightning.pytorch", "lightning.fabric", "scvi"):
+            # else several lines for every run, of which there can be hundreds
+            logger = logging.getLogger(name)
+            undo.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.WARNING)
+        for name in ("XLA_FLAGS", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+            if name in os.environ:
+                undo.callback(os.environ.update, {name: os.environ[name]})
+            else:
+                undo.callback(os.environ.pop, name, None)
+        for name in ("deterministic", "benchmark"):
+            undo.callback(setattr, cudnn, name, getattr(cudnn, name))
+        undo.callback(random.setstate, random.getstate())
+        undo.callback(np.random.set_state, np.random.get_state())
+        undo.callback(setattr, scvi.settings, "seed", scvi.settings.seed)  # undone first: it sets all of the above
+        scvi.settings.seed = seed
+        yield

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import joblib
 import pandas as pd
 from scipy import sparse
 
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["PartStore", "data_fingerprint", "describe_method"]
 
 _SETTINGS = "settings.json"
-_TEXT_COLUMNS = ["method", "genes", "metric"]  # all others hold numbers
 
 
 class PartStore:
@@ -49,19 +46,15 @@ class PartStore:
         (folder / "parts").mkdir(parents=True, exist_ok=True)
         present = folder / _SETTINGS
         kept = json.loads(present.read_text(encoding="utf-8")) if present.exists() else {}
-        if kept:
-            _check_same(kept, settings, folder)
+        _check_same(kept, settings, folder)
         methods = {**kept.get("methods", {}), **settings["methods"]}
         write_text(present, json.dumps({**settings, "methods": methods}, indent=2))
 
     def read(self, *key: Any) -> pd.DataFrame | None:
         """Return the table kept under a key, or `None` if there is none."""
         path = self._path(key)
-        if not path.exists():
-            return None
-        # As text first: the reader's own conversion may miss the number written by its last digit.
-        table = pd.read_csv(path, dtype=str)
-        return table.astype(dict.fromkeys(table.columns.difference(_TEXT_COLUMNS), float))
+        # The reader's usual conversion may miss the number written by its last digit.
+        return pd.read_csv(path, float_precision="round_trip") if path.exists() else None
 
     def write(self, table: pd.DataFrame, *key: Any) -> None:
         """Keep a table under a key."""
@@ -69,9 +62,8 @@ class PartStore:
 
     def _path(self, key: tuple[Any, ...]) -> Path:
         # Names can hold characters that a file name cannot, and differ only in those: hence the hash.
-        full = json.dumps([str(part) for part in key])
         readable = re.sub(r"[^\w.-]+", "-", "_".join(map(str, key)), flags=re.ASCII)[:80]
-        return self.folder / "parts" / f"{readable}_{_hash(full)[:12]}.csv"
+        return self.folder / "parts" / f"{readable}_{joblib.hash([str(part) for part in key])[:12]}.csv"
 
 
 def data_fingerprint(adata: AnnData, *keys: str) -> dict[str, Any]:
@@ -89,43 +81,29 @@ def data_fingerprint(adata: AnnData, *keys: str) -> dict[str, Any]:
     Shape, and hashes of the values, of the names of cells and genes and of the columns.
     """
     texts = {"obs_names": adata.obs_names, "var_names": adata.var_names, **{f"obs[{k!r}]": adata.obs[k] for k in keys}}
-    hashes = {name: _hash("\n".join(values.astype(str)))[:16] for name, values in texts.items()}
     values = sparse.csr_matrix(adata.X)
-    values.sort_indices()
-    digest = hashlib.sha256()
-    for array in (values.data.astype(np.float64), values.indices.astype(np.int64), values.indptr.astype(np.int64)):
-        digest.update(array.tobytes())
-    return {"shape": list(adata.shape), "values": digest.hexdigest()[:16], **hashes}
+    described = {"shape": list(adata.shape), "values": joblib.hash((values.data, values.indices, values.indptr))}
+    return described | {name: joblib.hash("\n".join(column.astype(str))) for name, column in texts.items()}
 
 
 def describe_method(method: object) -> str:
-    """Give a method's `repr` without the addresses in memory, which differ from run to run.
-
-    The `repr` of a function does not tell what it does: a hash of its code, defaults and closure is added.
-    """
-    text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(method))
-    if not isinstance(method, FunctionType):
-        return text
-    closure = [cell.cell_contents for cell in method.__closure__ or ()]
-    parts = (method.__code__.co_code, method.__code__.co_consts, method.__defaults__, method.__kwdefaults__, closure)
-    return f"{text} {_hash(re.sub(r' at 0x[0-9a-fA-F]+', '', repr(parts)))[:8]}"
+    """Give a method's `repr` without the addresses in memory, which differ from run to run."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(method))
 
 
 def _check_same(kept: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> None:
+    before, now = _as_texts(kept), _as_texts(settings)
     differences = [
-        f"{name} {kept.get(name)!r} there and {value!r} now"
-        for name, value in settings.items()
-        if name != "methods" and kept.get(name) != value
-    ]
-    differences += [
-        f"method {name!r} {kept['methods'][name]} there and {value} now"
-        for name, value in settings["methods"].items()
-        if kept["methods"].get(name, value) != value
+        f"{name} {before[name]} there and {value} now"
+        for name, value in now.items()
+        if before.get(name, value) != value
     ]
     if differences:
         msg = f"Expected the folder {folder} to be of this run, found {'; '.join(differences)}. Name another folder."
         raise ValueError(msg)
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Every setting and every method as a text."""
+    texts = {name: repr(value) for name, value in settings.items() if name != "methods"}
+    return texts | {f"method {name!r}": method for name, method in settings.get("methods", {}).items()}

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-__all__ = ["write_report"]
+
+__all__ = ["wide_table", "write_report"]
 
 _COLUMNS = ["group", "target", "seed", "method", "genes", "metric", "value", "skill"]
 _PACKAGES = ("trvae-scvi", "scvi-tools", "torch", "anndata", "scanpy", "scikit-learn", "numpy", "pandas")
@@ -90,8 +91,8 @@ def write_report(
     sections += ["<h2>Mean skill</h2>", _html(_mean_skills(table)), *_figures(table)]
     for (group, genes), rows in table.groupby(["group", "genes"], sort=False):
         sections.append(f"<h2>{html.escape(f'{group}: {genes} genes')}</h2>")
-        sections += ["<h3>Scores</h3>", _html(_wide(rows, "value", ".3g"))]
-        sections += ["<h3>Skills</h3>", _html(_wide(rows, "skill", _SKILL_FORMAT))]
+        sections += ["<h3>Scores</h3>", _html(wide_table(rows, "value", ".3g"))]
+        sections += ["<h3>Skills</h3>", _html(wide_table(rows, "skill", _SKILL_FORMAT))]
     sections += ["<h2>Skipped hold-outs</h2>", _skipped(table.attrs.get("skipped"))]
     sections += ["<h2>Settings</h2>", _listed(table.attrs.get("settings", {}))]
     versions = {name: version(name) for name in _PACKAGES}
@@ -111,27 +112,23 @@ def _page(title: str, body: str) -> str:
 
 def _mean_skills(table: pd.DataFrame) -> pd.DataFrame:
     """Methods against groups, and their mean over the groups: one number per seed first, then over the seeds."""
-    per_seed = pd.DataFrame(
-        [
-            (method, group, mean_skill(rows))
-            for (method, group, _), rows in table.groupby(["method", "group", "seed"], sort=False)
-        ],
-        columns=["method", "group", "skill"],
-    )
-    by_group = per_seed.groupby(["method", "group"], sort=False)["skill"]
-    wide = _shown(by_group.mean(), by_group.std(), _SKILL_FORMAT).unstack("group")
+    per_seed = table.groupby(["method", "group", "seed"], sort=False)[["metric", "skill"]].apply(mean_skill)
+    by_group = per_seed.groupby(["method", "group"], sort=False)
     overall = by_group.mean().groupby("method", sort=False).mean()
-    overall_shown = _shown(overall, pd.Series(np.nan, index=overall.index), _SKILL_FORMAT)
-    groups = wide.reindex(index=table["method"].unique(), columns=table["group"].unique())
-    return pd.concat([overall_shown.rename("mean of all").reindex(groups.index), groups], axis=1)
+    groups = _wide(by_group, table, "group", _SKILL_FORMAT)
+    shown = _shown(overall, overall * np.nan, _SKILL_FORMAT)
+    return pd.concat([shown.rename("mean of all").reindex(groups.index), groups], axis=1)
 
 
-def _wide(rows: pd.DataFrame, name: str, number: str) -> pd.DataFrame:
+def wide_table(rows: pd.DataFrame, name: str, number: str) -> pd.DataFrame:
     """Methods against metrics, each cell the mean over seeds and their standard deviation, written as `number` says."""
-    cells = rows.groupby(["method", "metric"], sort=False)[name]
-    wide = _shown(cells.mean(), cells.std(), number).unstack("metric")
-    wide = wide.reindex(index=rows["method"].unique(), columns=rows["metric"].unique())
+    wide = _wide(rows.groupby(["method", "metric"], sort=False)[name], rows, "metric", number)
     return wide.rename(columns=lambda metric: metric.replace("_", " "))
+
+
+def _wide(cells: pd.api.typing.SeriesGroupBy, rows: pd.DataFrame, column: str, number: str) -> pd.DataFrame:
+    wide = _shown(cells.mean(), cells.std(), number).unstack(column)
+    return wide.reindex(index=rows["method"].unique(), columns=rows[column].unique())
 
 
 def _shown(mean: pd.Series, std: pd.Series, number: str) -> pd.Series:

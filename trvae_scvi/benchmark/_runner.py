@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from joblib import Parallel, delayed
@@ -16,17 +15,16 @@ from scvi.utils import track
 
 from trvae_scvi._arguments import check_choice, check_integer
 from trvae_scvi._files import write_text
-from trvae_scvi.data._columns import check_column
 from trvae_scvi.data._values import summarize_values
 from trvae_scvi.metrics import METRICS, SKILL_METRICS
 
 from ._baseline_methods import BASELINES
-from ._comparison import CEILING, REFERENCE, with_skill
-from ._holdout import hold_out_pairs, only_values
+from ._comparison import CEILING, Job, compute, with_skill
+from ._holdout import only_values
 from ._methods import TRVAEMethod
+from ._pairs import some_pairs
 from ._parts import PartStore, data_fingerprint, describe_method
 from ._report import write_report
-from ._task import Job, Task, compute
 
 if TYPE_CHECKING:
     import os
@@ -38,10 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["leave_one_group_out"]
 
-logger = logging.getLogger(__name__)
-
 _COLUMNS = ["group", "target", "seed", "method", "genes", "metric", "value", "skill", "seconds"]
-_SHOWN = 5
 
 
 def leave_one_group_out(
@@ -99,9 +94,9 @@ def leave_one_group_out(
         Names out of ``metrics.METRICS``.
     out
         Folder for ``scores.csv``, ``skipped.csv`` and ``report.html``, which describe the last call, and for every
-        finished piece. Called again with the same
-        data and settings, only what is missing there is computed: after an interruption, or with further groups, seeds
-        or methods. A method of your own should have a `repr` that tells its settings.
+        finished piece. Called again with the same data and settings, only what is missing there is computed: after an
+        interruption, or with further groups, seeds or methods. A method is known by its `repr`: one of your own should
+        tell its settings. A function is known by its name alone; after a change of its code, name another folder.
     n_jobs
         Number of processes, as in :class:`joblib.Parallel`, which share the processor's cores. `None` is one, or what
         :class:`joblib.parallel_config` says, which also sets another backend, such as a Dask or Ray cluster.
@@ -145,26 +140,33 @@ def leave_one_group_out(
     ['short', 'no change', 'mean of others']
     """
     methods = _checked_methods(methods)
-    for argument, key in (("group_key", group_key), ("condition_key", condition_key)):
-        check_column(adata, argument, key)
     _check_numbers(adata, seeds, n_hvg, n_top_genes, metrics)
-    pairs, skipped = hold_out_pairs(
-        adata, group_key=group_key, condition_key=condition_key, control=control, groups=groups, targets=targets
-    )
-    _warn_of_skipped(skipped, len(pairs))
+    columns = {"group_key": group_key, "condition_key": condition_key, "control": control}
+    pairs, skipped = some_pairs(adata, **columns, groups=groups, targets=targets)
     cells = only_values(adata, layer)
     _check_values(cells, counts)
-    task = Task(group_key, condition_key, control, counts, n_hvg, n_top_genes, tuple(metrics))
+    keys = {**columns, "counts": counts, "n_hvg": n_hvg}
+    scoring = {"n_top_genes": n_top_genes, "metrics": list(metrics)}
     described = {name: describe_method(method) for name, method in methods.items()}
-    settings = task.settings() | {"layer": layer, "version": version("trvae-scvi")}
+    settings = {**keys, "control": str(control), **scoring, "layer": layer, "version": version("trvae-scvi")}
     store = None
     if out is not None:
         fingerprint = data_fingerprint(cells, group_key, condition_key)
         store = PartStore(Path(out), {**fingerprint, **settings, "methods": described})
-    jobs = [Job(*pair) for pair in pairs]
-    jobs += [Job(group, target, int(seed), name) for (group, target), seed, name in product(pairs, seeds, methods)]
-    parts = _run(jobs, cells, task, methods, store, n_jobs, progress_bar)
-    table = pd.concat([_pair_table(parts, pair, seeds, methods) for pair in pairs], ignore_index=True)
+    runs = list(product(map(int, seeds), methods))
+    jobs = [*(Job(*pair) for pair in pairs), *(Job(*pair, *run) for pair, run in product(pairs, runs))]
+    kept = {} if store is None else {job: store.read(*job) for job in jobs}
+    parts = {job: part for job, part in kept.items() if part is not None}
+    todo = [
+        delayed(compute)(job, cells, keys, scoring, None if job.method is None else methods[job.method], store)
+        for job in jobs
+        if job not in parts
+    ]
+    # Processes of joblib take an equal share of the cores as threads each, unless the environment says otherwise.
+    as_they_come = get_active_backend()[0].supports_return_generator  # Ray's backend does not
+    results = Parallel(n_jobs=n_jobs, return_as="generator_unordered" if as_they_come else "list")(todo)
+    parts.update(track(results, description="Holding out", total=len(todo), disable=not progress_bar))
+    table = pd.concat([_pair_table(parts, pair, runs, int(seeds[0])) for pair in pairs], ignore_index=True)
     table.attrs["skipped"] = skipped
     table.attrs["settings"] = settings | {"seeds": list(map(int, seeds)), "methods": described}
     if out is not None:
@@ -172,46 +174,13 @@ def leave_one_group_out(
     return table
 
 
-def _run(
-    jobs: list[Job],
-    cells: AnnData,
-    task: Task,
-    methods: Mapping[str, Method],
-    store: PartStore | None,
-    n_jobs: int | None,
-    progress_bar: bool,
-) -> dict[Job, pd.DataFrame]:
-    """Compute what is not in the store yet; give the tables of all jobs."""
-    kept = {} if store is None else {job: store.read(*job) for job in jobs}
-    parts = {job: part for job, part in kept.items() if part is not None}
-    todo = [job for job in jobs if job not in parts]
-    # Processes of joblib take an equal share of the cores as threads each, unless the environment says otherwise.
-    as_they_come = get_active_backend()[0].supports_return_generator  # Ray's backend does not
-    results = Parallel(n_jobs=n_jobs, return_as="generator_unordered" if as_they_come else "list")(
-        delayed(compute)(job, cells, task, None if job.method is None else methods[job.method], store) for job in todo
-    )
-    for job, part in track(results, description="Holding out", total=len(todo), disable=not progress_bar):
-        parts[job] = part
-    return parts
-
-
 def _pair_table(
-    parts: Mapping[Job, pd.DataFrame],
-    pair: tuple[Hashable, Hashable],
-    seeds: Sequence[int],
-    methods: Mapping[str, Method],
+    parts: Mapping[Job, pd.DataFrame], pair: tuple[Hashable, Hashable], runs: Sequence[tuple[int, str]], first_seed: int
 ) -> pd.DataFrame:
     """Put the tables of one hold-out together, with skills."""
-    group, target = pair
-    references = parts[Job(group, target)]
-    by_name = {name: rows.reset_index(drop=True) for name, rows in references.groupby("method", sort=False)}
-    frames = [
-        parts[Job(group, target, int(seed), name)].assign(seed=int(seed), method=name)
-        for seed, name in product(seeds, methods)
-    ]
-    frames += [rows.assign(seed=int(seeds[0])) for rows in by_name.values()]
-    scored = [with_skill(frame, by_name[REFERENCE], by_name[CEILING]) for frame in frames]
-    return pd.concat(scored, ignore_index=True).assign(group=group, target=target)[_COLUMNS]
+    frames = [parts[Job(*pair, *run)].assign(seed=run[0], method=run[1]) for run in runs]
+    scored = with_skill(frames, parts[Job(*pair)].assign(seed=first_seed))
+    return scored.assign(group=pair[0], target=pair[1])[_COLUMNS]
 
 
 def _write(table: pd.DataFrame, out: Path) -> None:
@@ -219,16 +188,6 @@ def _write(table: pd.DataFrame, out: Path) -> None:
     write_text(out / "skipped.csv", skipped.to_csv(index=False))
     write_text(out / "scores.csv", table.to_csv(index=False))
     write_report(table, out / "report.html")
-
-
-def _warn_of_skipped(skipped: Sequence[Mapping[str, Any]], n_pairs: int) -> None:
-    lines = [f"{row['group']} under {row['target']}: {row['reason']}" for row in skipped]
-    if n_pairs == 0:
-        msg = f"Expected a group that can be held out, found none ({'; '.join(lines[:_SHOWN])})."
-        raise ValueError(msg)
-    if lines:
-        more = "" if len(lines) <= _SHOWN else f"; and {len(lines) - _SHOWN} more"
-        logger.warning("Skipped %d hold-outs: %s%s.", len(lines), "; ".join(lines[:_SHOWN]), more)
 
 
 def _checked_methods(methods: Mapping[str, Method] | None) -> dict[str, Method]:
@@ -276,7 +235,7 @@ def _check_values(cells: AnnData, counts: bool) -> None:
     if not summary.finite:
         msg = "Expected finite values, found NaN or infinity. Remove or replace them first."
         raise ValueError(msg)
-    if counts and not (summary.integer and summary.minimum >= 0):
+    if counts and not summary.are_counts:
         msg = (
             "Expected counts (whole numbers from 0), found other values. Name the layer that holds counts, or pass "
             "`counts=False` for values that are normalised already."

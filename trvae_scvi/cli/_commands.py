@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._evaluation import write_report
-from ._input import HoldOut, read_cells, same_value, select_cells
-from ._places import check_folder, check_new
-from ._terminal import INTERRUPTED, Commands, UserError, described, say
+from ._evaluation import write_evaluation
+from ._input import check_folder, check_new, read_cells, rows_of, same_value
+from ._terminal import INTERRUPTED, Commands, UserError, mended, say
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,7 +42,7 @@ class Likelihood(StrEnum):
     mse = "mse"
 
 
-class Method(StrEnum):
+class Prediction(StrEnum):
     """Values of ``--method``."""
 
     counterfactual = "counterfactual"
@@ -59,6 +58,7 @@ UseRaw = Annotated[bool, typer.Option("--use-raw", help="Take values and genes f
 GeneLikelihood = Annotated[
     Likelihood, typer.Option(help="nb, zinb or poisson for raw counts; mse for log-normalised data.")
 ]
+PredictionMethod = Annotated[Prediction, typer.Option(help="What to make of the decoded distribution.")]
 Epochs = Annotated[int | None, typer.Option(help="Passes through the data. Default: fitted to the number of cells.")]
 Seed = Annotated[int, typer.Option(help="Seed of the weights, of training and of the draws.")]
 Target = Annotated[str, typer.Option(help="Condition to predict.")]
@@ -78,12 +78,12 @@ def demo(
 
     check_folder(out)
     adata, truth = simulate_perturbation(seed=seed)
-    hold_out = HoldOut("condition", "cell_type", _EXAMPLE_GROUP, "stimulated")
     say(f"Simulated {adata.n_obs} cells x {adata.n_vars} genes; held out: {_EXAMPLE_GROUP}, stimulated.")
-    model = _untrained(adata, hold_out.condition_key, hold_out, cell_type_key="cell_type", seed=seed)
+    of_group = ("cell_type", _EXAMPLE_GROUP)
+    own, held_out = (rows_of(adata, of_group, ("condition", name)) for name in ("control", "stimulated"))
+    model = _untrained(adata[~held_out].copy(), "condition", "cell_type", None, Likelihood.nb, seed)
     model.train()
-    truth = truth[(truth.obs["cell_type"] == _EXAMPLE_GROUP).to_numpy()]
-    write_report(model, adata, hold_out, "control", out, seed=seed, truth=truth)
+    write_evaluation(model, adata, own, held_out, out, seed=seed, truth=truth[rows_of(truth, of_group)])
 
 
 @app.command()
@@ -101,38 +101,29 @@ def train(
     seed: Seed = 0,
 ) -> None:
     """Train a model on an .h5ad file and save it. Ctrl-C ends the training early."""
-    hold_out = None
+    left_out = []
     if holdout is not None or target is not None:
         if holdout is None or target is None or cell_type_key is None:
             msg = "--holdout, --target and --cell-type-key go together: "
             raise UserError(msg + "which type is left out, under which condition.")
-        hold_out = HoldOut(condition_key, cell_type_key, holdout, target)
+        left_out = [(cell_type_key, holdout), (condition_key, target)]
     check_new(out, "folder")
     adata = read_cells(data, use_raw=use_raw, layer=layer)
-    if hold_out is not None:
-        select_cells(select_cells(adata, hold_out.cell_type_key, hold_out.group), condition_key, hold_out.target)
-    model = _untrained(
-        adata,
-        condition_key,
-        hold_out,
-        cell_type_key=cell_type_key,
-        layer=layer,
-        likelihood=gene_likelihood,
-        seed=seed,
-    )
-    interrupted = False
+    if left_out:
+        adata = adata[~rows_of(adata, *left_out)].copy()
+    model = _untrained(adata, condition_key, cell_type_key, layer, gene_likelihood, seed)
+    saved, code = "Saved the model", 0
     try:
         model.train(max_epochs=max_epochs)
     except KeyboardInterrupt:
         if not model.is_trained_:
             raise
-        interrupted = True
+        saved, code = "Interrupted. Saved the model, as far as it was trained,", INTERRUPTED
     model.save(out)
     copied = [str(data), "--model", str(out), *(["--use-raw"] if use_raw else [])]
-    saved = "Interrupted. Saved the model, as far as it was trained," if interrupted else "Saved the model"
     say(f"{saved} to {out}. Predict with: trvae-scvi predict {shlex.join(copied)} --target ...")
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -145,7 +136,7 @@ def predict(
     cell_type_key: Annotated[str | None, typer.Option(help="Column with cell types, for --holdout.")] = None,
     holdout: Annotated[str | None, typer.Option(help="Use only cells of this type.")] = None,
     use_raw: UseRaw = False,
-    method: Annotated[Method, typer.Option(help="What to make of the decoded distribution.")] = Method.counterfactual,
+    method: PredictionMethod = Prediction.counterfactual,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
 ) -> None:
     """Predict the cells of an .h5ad file under another condition."""
@@ -155,7 +146,7 @@ def predict(
         raise UserError(msg)
     adata = read_cells(data, use_raw=use_raw)
     if holdout is not None and cell_type_key is not None:
-        adata = select_cells(adata, cell_type_key, holdout)
+        adata = adata[rows_of(adata, (cell_type_key, holdout))]
     trained = _loaded(model)
     known = trained.get_state_registry("batch").categorical_mapping
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -186,52 +177,38 @@ def evaluate(
     seed: Seed = 0,
 ) -> None:
     """Hold a measured cell type out, predict it, and score the prediction against trivial ones."""
-    hold_out = HoldOut(condition_key, cell_type_key, holdout, target)
     if target == control:
         msg = f"--target and --control are both {target!r}; a prediction needs two conditions."
         raise UserError(msg)
     check_folder(out)
     adata = read_cells(data, use_raw=use_raw, layer=layer)
-    of_type = select_cells(adata, cell_type_key, holdout)
-    for name in (control, target):
-        select_cells(of_type, condition_key, name)
-    model = _untrained(
-        adata,
-        condition_key,
-        hold_out,
-        cell_type_key=cell_type_key,
-        layer=layer,
-        likelihood=gene_likelihood,
-        seed=seed,
-    )
+    own, held_out = (rows_of(adata, (cell_type_key, holdout), (condition_key, name)) for name in (control, target))
+    model = _untrained(adata[~held_out].copy(), condition_key, cell_type_key, layer, gene_likelihood, seed)
     model.train(max_epochs=max_epochs)
-    write_report(model, adata, hold_out, control, out, layer=layer, seed=seed)
+    write_evaluation(model, adata, own, held_out, out, seed=seed)
 
 
 def _untrained(
     adata: AnnData,
     condition_key: str,
-    hold_out: HoldOut | None,
-    *,
     cell_type_key: str | None,
-    layer: str | None = None,
-    likelihood: Likelihood = Likelihood.nb,
+    layer: str | None,
+    likelihood: Likelihood,
     seed: int,
 ) -> TRVAE:
-    """A model of all cells but the held-out ones, to be trained."""
+    """A model to be trained on all of the cells."""
     import scvi
 
     from trvae_scvi import TRVAE
     from trvae_scvi.data._values import NotCountsError
 
-    training = adata if hold_out is None else adata[~hold_out.mask(adata).to_numpy()].copy()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     scvi.settings.seed = seed
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* holds no counts")  # what is said of them here names Python
-        TRVAE.setup_anndata(training, condition_key, layer=layer, labels_key=cell_type_key)
+        TRVAE.setup_anndata(adata, condition_key, layer=layer, labels_key=cell_type_key)
     try:
-        return TRVAE(training, gene_likelihood=likelihood.value)
+        return TRVAE(adata, gene_likelihood=likelihood.value)
     except NotCountsError as error:
         places = [f"--layer {shlex.quote(name)}" for name in error.layers if name is not None]
         places += ["--use-raw"] if error.in_raw else []
@@ -244,10 +221,6 @@ def _untrained(
 def _loaded(folder: Path) -> TRVAE:
     from trvae_scvi import TRVAE
 
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Save path contains no saved anndata")
-            return TRVAE.load(folder)
-    except Exception as error:  # a damaged file can raise nearly all there are
-        msg = f"The model in {folder} cannot be loaded: {described(error)}"
-        raise UserError(msg) from error
+    with mended(f"The model in {folder} cannot be loaded"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Save path contains no saved anndata")
+        return TRVAE.load(folder)

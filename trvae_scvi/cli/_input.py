@@ -1,37 +1,21 @@
-"""The user's cells: read, selected and held out, by the names that the command line gives as text."""
+"""What the user names: files with cells, cells by texts, and places to write to, which are checked before any work."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import os
+from typing import TYPE_CHECKING, Any
 
-from ._terminal import UserError, described
+import numpy as np
+
+from ._terminal import UserError, mended
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    import pandas as pd
     from anndata import AnnData
 
-__all__ = ["HoldOut", "read_cells", "same_value", "select_cells"]
-
-
-class HoldOut(NamedTuple):
-    """Which cells are left out of training, and where the columns are."""
-
-    condition_key: str
-    cell_type_key: str
-    group: str
-    target: str
-
-    def mask(self, adata: AnnData) -> pd.Series:
-        """True for the cells left out."""
-        of_group = adata.obs[self.cell_type_key].astype(str) == self.group
-        return of_group & (adata.obs[self.condition_key].astype(str) == self.target)
-
-    def target_value(self, adata: AnnData) -> Any:
-        """The target as the data have it: a number, perhaps, where the command line has text."""
-        return same_value(adata.obs[self.condition_key].unique(), self.target)
+__all__ = ["check_folder", "check_new", "read_cells", "rows_of", "same_value"]
 
 
 def read_cells(path: Path, *, use_raw: bool = False, layer: str | None = None) -> AnnData:
@@ -42,13 +26,8 @@ def read_cells(path: Path, *, use_raw: bool = False, layer: str | None = None) -
         msg = "--use-raw and --layer exclude each other: raw has no layers."
         raise UserError(msg)
     kind, read = (".zarr folder", anndata.read_zarr) if path.is_dir() else (".h5ad file", anndata.read_h5ad)
-    try:
+    with mended(f"{path} cannot be read as {kind}"):
         adata = read(path)
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file can raise nearly all there are
-        msg = f"{path} cannot be read as {kind}: {described(error)}"
-        raise UserError(msg) from error
     if not use_raw:
         return adata
     if adata.raw is None:
@@ -62,13 +41,39 @@ def same_value(values: Iterable[Any], text: str | None) -> Any:
     return next((value for value in values if str(value) == text), text)
 
 
-def select_cells(adata: AnnData, key: str, value: str) -> AnnData:
-    """Cells whose `key` is `value`; a clear message if there are none."""
-    if key not in adata.obs:
-        msg = f"Column {key!r} not found in obs; there are {list(adata.obs.columns)}."
+def rows_of(adata: AnnData, *texts: tuple[str, str]) -> np.ndarray:
+    """Mask of the cells whose columns hold the texts, given as pairs; a clear message if there are none."""
+    rows = np.ones(adata.n_obs, dtype=bool)
+    for key, text in texts:
+        if key not in adata.obs:
+            msg = f"Column {key!r} not found in obs; there are {list(adata.obs.columns)}."
+            raise UserError(msg)
+        found = adata.obs[key].astype(str)
+        matching = rows & (found == text).to_numpy()
+        if not matching.any():
+            msg = f"No cell has {key} {text!r}; there are {sorted(found[rows].unique())}."
+            raise UserError(msg)
+        rows = matching
+    return rows
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a folder can be written to, or can be made."""
+    present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not present.is_dir():
+        msg = f"{present} is a file and no folder. Name another place with --out."
         raise UserError(msg)
-    found = adata.obs[key].astype(str)
-    if not (found == value).any():
-        msg = f"No cell has {key} {value!r}; there are {sorted(found.unique())}."
+    if not os.access(present, os.W_OK):
+        msg = f"There is no permission to write to the folder {present}. Name another place with --out."
         raise UserError(msg)
-    return adata[(found == value).to_numpy()]
+
+
+def check_new(path: Path, kind: str, suffixes: tuple[str, ...] = ()) -> None:
+    """Check that nothing has this name yet, that it can be made, and its suffix."""
+    if suffixes and path.suffix not in suffixes:
+        msg = f"--out {path} ends in none of {', '.join(suffixes)}. Name the {kind} so."
+        raise UserError(msg)
+    if path.exists() or path.is_symlink():
+        msg = f"{path} is there already. Name another {kind} with --out."
+        raise UserError(msg)
+    check_folder(path.parent)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-__all__ = ["INTERRUPTED", "Commands", "UserError", "console", "described", "say"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["INTERRUPTED", "Commands", "UserError", "console", "mended", "say"]
 
 INTERRUPTED = 130  # exit code of what Ctrl-C ended
 
@@ -45,11 +49,23 @@ class Commands(TyperGroup):
             _errors.print("Interrupted.")
             raise typer.Exit(INTERRUPTED) from None
         except (UserError, OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-            _errors.print(Text.assemble(("Error:", "bold red"), " ", described(error)), soft_wrap=True)
+            _errors.print(Text.assemble(("Error:", "bold red"), " ", _described(error)), soft_wrap=True)
             raise typer.Exit(1) from error
 
 
-def described(error: BaseException) -> str:
+@contextlib.contextmanager
+def mended(problem: str) -> Iterator[None]:
+    """Make every error of a reader the user's: a damaged file can raise nearly all there are."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        msg = f"{problem}: {_described(error)}"
+        raise UserError(msg) from error
+
+
+def _described(error: BaseException) -> str:
     """The message of an error in one line, with the notes that say where it happened."""
     # of a KeyError, str gives the message in quotes
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)

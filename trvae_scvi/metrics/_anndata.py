@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from anndata import AnnData
 
-from ._matrix import as_matrix, log_normalize_matrix
+from ._matrix import as_matrix, in_memory, log_normalize_matrix
 from ._score import SKILL_METRICS, score_arrays
 
 if TYPE_CHECKING:
@@ -156,10 +156,7 @@ def comparison_matrix(
     if matrix is None:
         msg = f"Expected values in `{name}.X`, found None. Name a layer that holds them."
         raise ValueError(msg)
-    for load in ("to_memory", "compute"):  # backed sparse matrices of anndata; dask arrays
-        if hasattr(matrix, load):
-            matrix = getattr(matrix, load)()
-    dense = as_matrix(matrix, name)
+    dense = as_matrix(in_memory(matrix), name)
     if not counts:
         return dense
     if expect_integers and (np.rint(dense) != dense).any():

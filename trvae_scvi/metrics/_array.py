@@ -16,8 +16,10 @@ from ._matrix import as_matrices, gene_means, gene_variances
 
 __all__ = [
     "cosine_change",
+    "determination",
     "mae_means",
     "mse_means",
+    "pearson",
     "pearson_change",
     "r2_means",
     "r2_variances",
@@ -57,7 +59,7 @@ def squared_pearson_means(pred: Any, real: Any) -> float:
     1.0
     """
     pred, real = as_matrices([pred, real], ["pred", "real"])
-    return _pearson(gene_means(pred), gene_means(real)) ** 2
+    return pearson(gene_means(pred), gene_means(real)) ** 2
 
 
 def squared_pearson_variances(pred: Any, real: Any) -> float:
@@ -86,7 +88,7 @@ def squared_pearson_variances(pred: Any, real: Any) -> float:
     1.0
     """
     pred, real = as_matrices([pred, real], ["pred", "real"])
-    return _pearson(gene_variances(pred), gene_variances(real)) ** 2
+    return pearson(gene_variances(pred), gene_variances(real)) ** 2
 
 
 def r2_means(pred: Any, real: Any) -> float:
@@ -118,7 +120,7 @@ def r2_means(pred: Any, real: Any) -> float:
     -6.0
     """
     pred, real = as_matrices([pred, real], ["pred", "real"])
-    return _determination(gene_means(pred), gene_means(real))
+    return determination(gene_means(pred), gene_means(real))
 
 
 def r2_variances(pred: Any, real: Any) -> float:
@@ -148,7 +150,7 @@ def r2_variances(pred: Any, real: Any) -> float:
     -0.69
     """
     pred, real = as_matrices([pred, real], ["pred", "real"])
-    return _determination(gene_variances(pred), gene_variances(real))
+    return determination(gene_variances(pred), gene_variances(real))
 
 
 def variance_ratio(pred: Any, real: Any) -> float:
@@ -220,7 +222,7 @@ def pearson_change(pred: Any, real: Any, control: Any) -> float:
     predicted_change = gene_means(pred) - gene_means(control)
     if np.abs(predicted_change).max() <= NO_CHANGE:
         return 0.0
-    return _pearson(predicted_change, gene_means(real) - gene_means(control))
+    return pearson(predicted_change, gene_means(real) - gene_means(control))
 
 
 def cosine_change(pred: Any, real: Any, control: Any) -> float:
@@ -312,12 +314,14 @@ def mae_means(pred: Any, real: Any) -> float:
     return float(mean_absolute_error(gene_means(real), gene_means(pred)))
 
 
-def _pearson(a: np.ndarray, b: np.ndarray) -> float:
+def pearson(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson correlation of two arrays of numbers; NaN if either is constant."""
     # Tested by the range, not by the standard deviation: the latter of equal numbers need not be exactly 0.
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def _determination(predicted: np.ndarray, real: np.ndarray) -> float:
+def determination(predicted: np.ndarray, real: np.ndarray) -> float:
+    """Coefficient of determination of the identity line; NaN if `real` is constant."""
     return float("nan") if np.ptp(real) == 0 else float(r2_score(real, predicted))

@@ -141,14 +141,11 @@ def _drawn(x: Any, y: Any, max_cells: int | None, seed: int | None) -> tuple[np.
         msg = f"Expected `max_cells` to be at least 2 or None, found {max_cells}."
         raise ValueError(msg)
     rng = np.random.default_rng(seed)
-    x, y = (_draw(cells, max_cells, rng).astype(np.float64) for cells in (x, y))
-    return x, y
-
-
-def _draw(cells: np.ndarray, max_cells: int | None, rng: np.random.Generator) -> np.ndarray:
-    if max_cells is None or len(cells) <= max_cells:
-        return cells
-    return cells[rng.permutation(len(cells))[:max_cells]]
+    drawn = [
+        cells if max_cells is None or len(cells) <= max_cells else cells[rng.permutation(len(cells))[:max_cells]]
+        for cells in (x, y)
+    ]
+    return drawn[0].astype(np.float64), drawn[1].astype(np.float64)
 
 
 def _centred(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -166,16 +163,11 @@ def _means_over_pairs(
     x: np.ndarray, y: np.ndarray, function: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[float, float, float]:
     """Average a function of the distance over all pairs between `x` and `y`, within `x` and within `y`."""
-    n, m = len(x), len(y)
-    # The distance of a cell to itself is exactly 0: what it adds is known.
-    itself = float(function(np.zeros(())))
-    return (
-        _sum_over_pairs(x, y, function) / (n * m),
-        (_sum_over_pairs(x, None, function) - n * itself) / (n * (n - 1)),
-        (_sum_over_pairs(y, None, function) - m * itself) / (m * (m - 1)),
-    )
+    itself = float(function(np.zeros(())))  # of a cell, whose distance to itself is exactly 0 where there is no `y`
 
+    def total(a: np.ndarray, b: np.ndarray | None) -> float:
+        # In chunks: the whole matrix of distances need not fit into memory.
+        return float(sum(function(chunk).sum() for chunk in pairwise_distances_chunked(a, b, metric="euclidean")))
 
-def _sum_over_pairs(x: np.ndarray, y: np.ndarray | None, function: Callable[[np.ndarray], np.ndarray]) -> float:
-    # In chunks: the whole matrix of distances need not fit into memory. The diagonal is exactly 0 without `y`.
-    return float(sum(function(chunk).sum() for chunk in pairwise_distances_chunked(x, y, metric="euclidean")))
+    within = [(total(cells, None) - len(cells) * itself) / (len(cells) * (len(cells) - 1)) for cells in (x, y)]
+    return total(x, y) / (len(x) * len(y)), within[0], within[1]

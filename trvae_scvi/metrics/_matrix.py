@@ -13,7 +13,23 @@ from scipy import sparse
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["as_matrices", "as_matrix", "gene_means", "gene_variances", "log_normalize", "log_normalize_matrix"]
+__all__ = [
+    "as_matrices",
+    "as_matrix",
+    "gene_means",
+    "gene_variances",
+    "in_memory",
+    "log_normalize",
+    "log_normalize_matrix",
+]
+
+
+def in_memory(values: Any) -> Any:
+    """Load values that are a backed sparse matrix of anndata or a Dask array; give others as they are."""
+    for load in ("to_memory", "compute"):
+        if hasattr(values, load):
+            values = getattr(values, load)()
+    return values
 
 
 def as_matrix(values: Any, name: str) -> np.ndarray:
@@ -136,9 +152,10 @@ def log_normalize_matrix(dense: np.ndarray, name: str, target_sum: float = 1e4) 
     return np.log1p(scaled, out=scaled).astype(np.float32, copy=False)
 
 
-def gene_means(cells: np.ndarray) -> np.ndarray:
-    """Mean of every gene over the cells (`n x d` to `d`), accumulated in float64."""
-    return cells.mean(axis=0, dtype=np.float64)
+def gene_means(cells: Any) -> np.ndarray:
+    """Mean of every gene over dense or sparse cells (`n x d` to `d`), accumulated in float64."""
+    # scipy gives a matrix, in which a mean would stay two-dimensional
+    return np.asarray(cells.mean(axis=0, dtype=np.float64)).ravel()
 
 
 def gene_variances(cells: np.ndarray, *, ddof: int = 0) -> np.ndarray:

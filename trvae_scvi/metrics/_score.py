@@ -5,54 +5,47 @@ Works on arrays that are already in the space to be compared; knows no AnnData.
 
 from __future__ import annotations
 
+import inspect
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from ._array import (
-    cosine_change,
-    mae_means,
-    mse_means,
-    pearson_change,
-    r2_means,
-    r2_variances,
-    squared_pearson_means,
-    squared_pearson_variances,
-    variance_ratio,
-)
-from ._de import de_recall, direction_accuracy, responsive_genes
-from ._distance import energy_distance, mmd_rbf, wasserstein_genes
+from . import _array, _de, _distance
+from ._de import responsive_genes
 from ._matrix import as_matrices
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["HIGHER_IS_BETTER", "METRICS", "SKILL_METRICS", "noise_ceiling", "score_arrays"]
 
-#: The metrics that are computed by default, in the order of the tables, and averaged by `mean_skill`.
-SKILL_METRICS: tuple[str, ...] = (
-    "squared_pearson_means",
-    "pearson_change",
-    "mse_means",
-    "squared_pearson_variances",
-    "energy_distance",
-)
+_FUNCTIONS: dict[str, Callable[..., float]] = {
+    function.__name__: function
+    for function in (
+        _array.squared_pearson_means,
+        _array.pearson_change,
+        _array.mse_means,
+        _array.squared_pearson_variances,
+        _distance.energy_distance,
+        _array.r2_means,
+        _array.r2_variances,
+        _array.cosine_change,
+        _array.mae_means,
+        _array.variance_ratio,
+        _distance.mmd_rbf,
+        _distance.wasserstein_genes,
+        _de.direction_accuracy,
+        _de.de_recall,
+    )
+}
 
 #: All metrics that can be computed on a set of genes.
-METRICS: tuple[str, ...] = (
-    *SKILL_METRICS,
-    "r2_means",
-    "r2_variances",
-    "cosine_change",
-    "mae_means",
-    "variance_ratio",
-    "mmd_rbf",
-    "wasserstein_genes",
-    "direction_accuracy",
-    "de_recall",
-)
+METRICS: tuple[str, ...] = tuple(_FUNCTIONS)
+
+#: The metrics that are computed by default, in the order of the tables, and averaged by `mean_skill`.
+SKILL_METRICS: tuple[str, ...] = METRICS[:5]
 
 _LOWER_IS_BETTER = ("mse_means", "energy_distance", "mae_means", "mmd_rbf", "wasserstein_genes")
 
@@ -60,23 +53,6 @@ _LOWER_IS_BETTER = ("mse_means", "energy_distance", "mae_means", "mmd_rbf", "was
 HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
     {name: name not in _LOWER_IS_BETTER for name in METRICS if name != "variance_ratio"}
 )
-
-_AGAINST_CONTROL = {
-    function.__name__: function for function in (pearson_change, cosine_change, direction_accuracy, de_recall)
-}
-_OF_DRAWN_CELLS = {function.__name__: function for function in (energy_distance, mmd_rbf, wasserstein_genes)}
-_OF_MOMENTS = {
-    function.__name__: function
-    for function in (
-        squared_pearson_means,
-        mse_means,
-        squared_pearson_variances,
-        r2_means,
-        r2_variances,
-        mae_means,
-        variance_ratio,
-    )
-}
 
 
 def score_arrays(
@@ -127,12 +103,7 @@ def score_arrays(
     """
     _check_metrics(metrics)
     pred, real, control = as_matrices([pred, real, control], ["pred", "real", "control"])
-    rows = [
-        (name, metric, _value(metric, pred[:, genes], real[:, genes], control[:, genes], max_cells, seed))
-        for name, genes in _gene_sets(control, real, n_top_genes).items()
-        for metric in metrics
-    ]
-    return pd.DataFrame(rows, columns=["genes", "metric", "value"])
+    return _scored(pred, real, control, _gene_sets(control, real, n_top_genes), metrics, max_cells, seed)
 
 
 def noise_ceiling(
@@ -196,17 +167,13 @@ def noise_ceiling(
         raise ValueError(msg)
     gene_sets = _gene_sets(control, real, n_top_genes)
     rng = np.random.default_rng(seed)
-    rows = []
+    splits = []
     for _ in range(n_splits):
         order = rng.permutation(len(real))
         half, other = real[order[: len(real) // 2]], real[order[len(real) // 2 :]]
-        rows += [
-            (name, metric, _value(metric, half[:, genes], other[:, genes], control[:, genes], max_cells, seed))
-            for name, genes in gene_sets.items()
-            for metric in metrics
-        ]
-    splits = pd.DataFrame(rows, columns=["genes", "metric", "value"]).groupby(["genes", "metric"], sort=False)["value"]
-    return splits.agg(value="mean", std="std").reset_index()
+        splits.append(_scored(half, other, control, gene_sets, metrics, max_cells, seed))
+    values = pd.concat(splits).groupby(["genes", "metric"], sort=False)["value"]
+    return values.agg(value="mean", std="std").reset_index()
 
 
 def _gene_sets(control: np.ndarray, real: np.ndarray, n_top_genes: int) -> dict[str, Any]:
@@ -226,11 +193,20 @@ def _check_metrics(metrics: Sequence[str]) -> None:
         raise ValueError(msg)
 
 
-def _value(
-    metric: str, pred: np.ndarray, real: np.ndarray, control: np.ndarray, max_cells: int | None, seed: int | None
-) -> float:
-    if metric in _AGAINST_CONTROL:
-        return _AGAINST_CONTROL[metric](pred, real, control)
-    if metric in _OF_DRAWN_CELLS:
-        return _OF_DRAWN_CELLS[metric](pred, real, max_cells=max_cells, seed=seed)
-    return _OF_MOMENTS[metric](pred, real)
+def _scored(
+    pred: np.ndarray,
+    real: np.ndarray,
+    control: np.ndarray,
+    gene_sets: Mapping[str, Any],
+    metrics: Sequence[str],
+    max_cells: int | None,
+    seed: int | None,
+) -> pd.DataFrame:
+    rows = []
+    for name, genes in gene_sets.items():
+        further = {"control": control[:, genes], "max_cells": max_cells, "seed": seed}
+        for metric in metrics:
+            function = _FUNCTIONS[metric]
+            taken = {key: further[key] for key in inspect.signature(function).parameters if key in further}
+            rows.append((name, metric, function(pred[:, genes], real[:, genes], **taken)))
+    return pd.DataFrame(rows, columns=["genes", "metric", "value"])

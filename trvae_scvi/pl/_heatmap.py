@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Rectangle
 
-from ._style import AS_IS, new_axes, show_if_asked
+from ._panels import rows_with_genes
+from ._style import AS_IS, new_axes, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,14 +63,7 @@ def score_heatmap_frame(frame: pd.DataFrame, *, genes: str = "all", value: str =
     [[0.85], [0.0]]
     """
     needed = ["group", "method", "genes", "metric", value]
-    missing = [name for name in needed if name not in frame.columns]
-    if missing:
-        msg = f"Expected the columns {needed}, found no {missing}. Name a single group with `frame.assign(group=...)`."
-        raise KeyError(msg)
-    kept = frame[frame["genes"] == genes]
-    if kept.empty:
-        msg = f"Expected rows with genes {genes!r}, found only {list(frame['genes'].unique())}."
-        raise ValueError(msg)
+    kept = rows_with_genes(frame, genes, needed, " Name a single group with `frame.assign(group=...)`.")
     methods, groups, metrics = (list(kept[name].unique()) for name in ("method", "group", "metric"))
     rows = [name for name in methods if name not in _REFERENCES] + [name for name in _REFERENCES if name in methods]
     wide = (
@@ -139,8 +133,7 @@ def score_heatmap(
     ax.set_title(f"{value} on {genes} genes", fontsize="medium", **AS_IS)
     bar = ax.figure.colorbar(image, ax=ax, ticks=[-1, 0, 1], extend="both", fraction=0.05, aspect=12, shrink=0.9)
     bar.ax.set_yticklabels(["-1", "0: mean shift", "1: noise ceiling"], fontsize=_FONT_SIZE)
-    show_if_asked(show)
-    return ax
+    return shown(ax, show)
 
 
 def _figure_size(table: pd.DataFrame) -> tuple[float, float]:

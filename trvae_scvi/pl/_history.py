@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from ._panels import panel_axes, unique_names
-from ._style import AS_IS, OKABE_ITO, show_if_asked
+from ._style import AS_IS, OKABE_ITO, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,8 +154,7 @@ def training(
         panel.set_xlabel("epoch")
     # Not every term has both sets.
     max(axes, key=lambda panel: len(panel.lines)).legend(frameon=False, fontsize="small")
-    show_if_asked(show)
-    return axes
+    return shown(axes, show)
 
 
 def _draw_panel(ax: Axes, rows: pd.DataFrame) -> None:

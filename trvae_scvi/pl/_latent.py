@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 
 from ._panels import panel_axes, unique_names
-from ._style import AS_IS, OKABE_ITO, named_legend, show_if_asked
+from ._style import AS_IS, OKABE_ITO, named_legend, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -186,8 +186,7 @@ def latent_umap(
     order = np.random.default_rng(seed).permutation(len(frame))
     for panel, name in zip(axes, names, strict=True):
         _draw_panel(panel, frame.iloc[order], name)
-    show_if_asked(show)
-    return axes
+    return shown(axes, show)
 
 
 def _looks(categories: pd.Series) -> list[tuple[str, str, str]]:
@@ -208,13 +207,13 @@ def _draw_panel(ax: Axes, rows: pd.DataFrame, key: str) -> None:
     points = ax.scatter(rows["UMAP1"], rows["UMAP2"], s=size, c=colours, alpha=0.8, linewidths=0)
     # A marker each, in one collection: one collection per marker would draw the markers on top of each other.
     points.set_paths([paths[code] for code in codes])
-    shown = looks if (codes < 0).any() else looks[:-1]
+    drawn = looks if (codes < 0).any() else looks[:-1]
     handles = [
-        Line2D([], [], linestyle="none", marker=marker, markersize=5, color=colour) for _, colour, marker in shown
+        Line2D([], [], linestyle="none", marker=marker, markersize=5, color=colour) for _, colour, marker in drawn
     ]
     # As high as the panel with the most categories allowed.
-    dense = {"fontsize": "x-small", "labelspacing": 0.2} if len(shown) > 10 else {"fontsize": "small"}
-    names = [label for label, _, _ in shown]
+    dense = {"fontsize": "x-small", "labelspacing": 0.2} if len(drawn) > 10 else {"fontsize": "small"}
+    names = [label for label, _, _ in drawn]
     named_legend(ax, handles, names, loc="center left", bbox_to_anchor=(1, 0.5), **dense)
     ax.set_title(key, **AS_IS)
     ax.set(xlabel="UMAP1", ylabel="UMAP2", xticks=[], yticks=[])

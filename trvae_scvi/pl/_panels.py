@@ -1,4 +1,4 @@
-"""Several panels in one figure: the names asked for, and one axes for each of them. Knows no data."""
+"""Several panels in one figure: the names and rows asked for, and one axes for each of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["panel_axes", "unique_names"]
+__all__ = ["panel_axes", "rows_with_genes", "unique_names"]
 
 
 def panel_axes(
@@ -75,3 +76,16 @@ def unique_names(names: str | Sequence[str], argument: str) -> list[str]:
         msg = f"Expected at least one name in `{argument}` and each once, found {result}."
         raise ValueError(msg)
     return result
+
+
+def rows_with_genes(frame: pd.DataFrame, genes: str, columns: Sequence[str], remedy: str = "") -> pd.DataFrame:
+    """Rows of a tidy table of scores with one set of genes; raise unless there are some, and all of the columns."""
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        msg = f"Expected the columns {list(columns)}, found no {missing}.{remedy}"
+        raise KeyError(msg)
+    kept = frame[frame["genes"] == genes]
+    if kept.empty:
+        msg = f"Expected rows with genes {genes!r}, found only {list(frame['genes'].unique())}."
+        raise ValueError(msg)
+    return kept

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import r2_score
 
 from trvae_scvi.metrics._anndata import check_same_genes, comparison_matrix
+from trvae_scvi.metrics._array import determination, pearson
 
 from ._labels import label_points
-from ._style import OKABE_ITO, new_axes, show_if_asked
+from ._style import OKABE_ITO, new_axes, shown
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -114,11 +114,9 @@ def regression_fit(frame: pd.DataFrame) -> pd.Series:
         msg = f"Expected at least 2 genes, found {len(frame)}."
         raise ValueError(msg)
     real, predicted = frame["real"].to_numpy(dtype=float), frame["predicted"].to_numpy(dtype=float)
-    real_varies = np.ptp(real) > 0
-    both_vary = real_varies and np.ptp(predicted) > 0
     values = {
-        "squared_pearson": np.corrcoef(real, predicted)[0, 1] ** 2 if both_vary else np.nan,
-        "coefficient_of_determination": r2_score(real, predicted) if real_varies else np.nan,
+        "squared_pearson": pearson(real, predicted) ** 2,
+        "coefficient_of_determination": determination(predicted, real),
     }
     return pd.Series(values, dtype=float)
 
@@ -248,5 +246,4 @@ def _draw(frame: pd.DataFrame, statistic: str, counts: bool, n_labels: int, ax: 
     label_points(ax, labelled[["real", "predicted"]].to_numpy(), [str(gene) for gene in labelled.index])
     scale = "log1p counts per 10,000" if counts else "values as given"
     ax.set(xlabel=f"real gene {statistic} ({scale})", ylabel=f"predicted gene {statistic} ({scale})")
-    show_if_asked(show)
-    return ax
+    return shown(ax, show)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._style import AS_IS, OKABE_ITO, new_axes, show_if_asked
+from ._style import AS_IS, OKABE_ITO, new_axes, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,5 +114,4 @@ def response(effect: pd.DataFrame, *, n_genes: int = 10, ax: Axes | None = None,
     ax.invert_yaxis()
     ax.set_xlabel("change of the mean (log1p counts per 10,000)")
     ax.legend(frameon=False, fontsize="small", loc="lower right")
-    show_if_asked(show)
-    return ax
+    return shown(ax, show)

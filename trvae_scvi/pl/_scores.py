@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trvae_scvi.metrics import HIGHER_IS_BETTER
 
-from ._panels import panel_axes
-from ._style import AS_IS, OKABE_ITO, named_legend, show_if_asked
+from ._panels import panel_axes, rows_with_genes
+from ._style import AS_IS, OKABE_ITO, named_legend, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,14 +58,7 @@ def score_table(frame: pd.DataFrame, *, genes: str = "all", groupby: str | None 
     [['trVAE', 0.6, 2], ['mean shift', 0.9, 1]]
     """
     keys = ["metric", *([groupby] if groupby is not None else []), "method"]
-    missing = [name for name in (*keys, "genes", "value") if name not in frame.columns]
-    if missing:
-        msg = f"Expected the columns {[*keys, 'genes', 'value']}, found no {missing}."
-        raise KeyError(msg)
-    kept = frame[frame["genes"] == genes]
-    if kept.empty:
-        msg = f"Expected rows with genes {genes!r}, found only {list(frame['genes'].unique())}."
-        raise ValueError(msg)
+    kept = rows_with_genes(frame, genes, [*keys, "genes", "value"])
     values = kept.groupby(keys, sort=False, observed=True)["value"]
     return values.agg(value="mean", std="std", n="count").reset_index()
 
@@ -130,12 +123,12 @@ def scores(
     if groupby is not None:
         look = {"fontsize": "small", "loc": "upper left", "bbox_to_anchor": (1, 1)}
         named_legend(axes[-1], list(bars.values()), list(bars), **look)
-    show_if_asked(show)
-    return axes
+    return shown(axes, show)
 
 
 def _draw_panel(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], groupby: str | None) -> dict[str, BarContainer]:
     """Bars of every method, which are returned, and what is around them."""
+    key = "method" if groupby is None else groupby
     ticks = methods if groupby is None else list(rows[groupby].unique())
     width = 0.8 if groupby is None else 0.8 / len(methods)
     bars = {}
@@ -143,19 +136,13 @@ def _draw_panel(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], groupby: s
         own = rows[rows["method"] == method]
         if own.empty:
             continue
-        names = own["method" if groupby is None else groupby]
-        places = np.array([ticks.index(name) for name in names], dtype=float)
-        if groupby is not None:
-            places += (number - (len(methods) - 1) / 2) * width
+        aside = 0.0 if groupby is None else (number - (len(methods) - 1) / 2) * width
+        places = np.array([ticks.index(name) + aside for name in own[key]])
         # More methods than colours: the second round is hatched.
-        hatch = "//" * (number // len(OKABE_ITO))
-        colour = OKABE_ITO[number % len(OKABE_ITO)]
-        name = str(method)
-        bars[name] = ax.bar(places, own["value"], width, color=colour, hatch=hatch, label=name)
-        spread = own["std"].notna().to_numpy()
-        if spread.any():
-            drawn = own[spread]
-            ax.errorbar(places[spread], drawn["value"], yerr=drawn["std"], fmt="none", ecolor="0.3", capsize=2)
+        look: dict[str, Any] = {"color": OKABE_ITO[number % len(OKABE_ITO)], "hatch": "//" * (number // len(OKABE_ITO))}
+        if own["std"].notna().any():
+            look |= {"yerr": own["std"], "ecolor": "0.3", "capsize": 2}
+        bars[str(method)] = ax.bar(places, own["value"], width, label=str(method), **look)
     ax.set_xticks(range(len(ticks)), [str(tick) for tick in ticks], rotation=45, ha="right", **AS_IS)
     ax.axhline(0, color=OKABE_ITO[-1], linewidth=0.8)
     return bars

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import matplotlib.pyplot as plt
 
@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-__all__ = ["AS_IS", "OKABE_ITO", "named_legend", "new_axes", "show_if_asked"]
+__all__ = ["AS_IS", "OKABE_ITO", "named_legend", "new_axes", "shown"]
+
+Drawn = TypeVar("Drawn")
 
 #: For every text with a name of the user's: dollar signs in it are no formula.
 AS_IS: dict[str, Any] = {"parse_math": False}
@@ -33,7 +35,8 @@ def named_legend(ax: Axes, handles: Sequence[Any], names: Sequence[str], **look:
         text.set(text=name, **AS_IS)
 
 
-def show_if_asked(show: bool | None) -> None:
-    """Show the open figures if `show` is True. Notebooks show them anyway; scripts ask for it."""
+def shown(axes: Drawn, show: bool | None) -> Drawn:
+    """Give the axes, after showing the open figures if `show` is True. Notebooks show them anyway; scripts ask."""
     if show:
         plt.show()
+    return axes

@@ -9,7 +9,7 @@ import pandas as pd
 from trvae_scvi.metrics._anndata import check_same_genes, comparison_matrix
 
 from ._panels import panel_axes, unique_names
-from ._style import AS_IS, OKABE_ITO, show_if_asked
+from ._style import AS_IS, OKABE_ITO, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -166,8 +166,7 @@ def violin(
         _draw_panel(panel, frame[frame["gene"] == name])
         panel.set_title(name, fontsize="medium", **AS_IS)
         panel.set_ylabel("log1p counts per 10,000" if counts else "values as given", fontsize="small")
-    show_if_asked(show)
-    return axes
+    return shown(axes, show)
 
 
 def _draw_panel(ax: Axes, rows: pd.DataFrame) -> None:
