@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from trvae_scvi.data._genes import GeneComparison, align_genes, compare_genes
 
-from ._mapping_score import mapping_score
 from ._label_transfer import transfer_labels
+from ._mapping_score import mapping_score
 
 __all__ = ["GeneComparison", "align_genes", "compare_genes", "mapping_score", "transfer_labels"]
