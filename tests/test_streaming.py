@@ -347,6 +347,43 @@ def test_minibatches_are_predicted_as_their_cells(full, tmp_path, as_sparse, suf
     )
 
 
+def test_an_effect_is_that_of_all_cells_however_they_come(full):
+    """Moments of a few cells at a time are those of all; the rows of a loader are told apart by its own columns."""
+    prediction = full.predict_perturbation(target=TARGETS, batch_size=64)
+    groups, own = full.adata.obs["donor"].to_numpy(), dense(full.adata.X).astype(np.float64)
+    of_target = {
+        name: dense(prediction.X[400 * i : 400 * (i + 1)]).astype(np.float64) for i, name in enumerate(TARGETS)
+    }
+    with pytest.warns(UserWarning, match="400 of 400 cells were measured under a target"):
+        found = full.get_perturbation_effect(target=TARGETS, groupby="donor", batch_size=64, model_error=(0.0, 0.0))
+    for (target, group), table in found.groupby(["target", "group"]):
+        rows = groups == group
+        x, p = (1e4 * values[rows] / values[rows].sum(axis=1, keepdims=True) for values in (own, of_target[target]))
+        expected = np.log1p(p).mean(axis=0) - np.log1p(x).mean(axis=0)
+        np.testing.assert_allclose(table["change"], expected, rtol=1e-10, atol=1e-13)
+        np.testing.assert_allclose(table["log_fc"], np.log2((p.mean(axis=0) + 1) / (x.mean(axis=0) + 1)), atol=1e-13)
+        half = 1.6448536269514722 * np.sqrt(2 * np.log1p(p).var(axis=0, ddof=1) / rows.sum())
+        np.testing.assert_allclose(table["change_upper"] - table["change"], half, rtol=1e-9)
+    with pytest.warns(UserWarning, match="400 of 400 cells"):
+        from_loader = full.get_perturbation_effect(
+            target=TARGETS, groupby="donor", dataloader=loader(full), model_error=(0.0, 0.0)
+        )
+    pd.testing.assert_frame_equal(from_loader, found)
+    with pytest.raises(KeyError, match="groupby='nope'"):
+        full.get_perturbation_effect(target="stimulated", groupby="nope", dataloader=loader(full))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_combinations_are_streamed(tmp_path, suffix):
+    cells = tv.datasets.simulate_perturbation(n_cells=300, n_genes=20, targets=("A", "B"), seed=0).adata
+    model = make_trained(cells)
+    asked = {"target": "A+B", "control": "control"}
+    expected = model.predict_combination(**asked, batch_size=64)
+    assert_same(model.predict_combination(**asked, batch_size=64, out=tmp_path / f"x{suffix}"), expected)
+    found = model.predict_combination(**asked, dataloader=loader(model))
+    np.testing.assert_array_equal(dense(found.X), dense(expected.X))
+
+
 def test_iterators_serve_once(full, tmp_path):
     expected = full.predict_perturbation(target=TARGETS, batch_size=64)
     found = full.predict_perturbation(dataloader=iter(loader(full)), target=TARGETS)
