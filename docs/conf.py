@@ -89,7 +89,7 @@ _OTHERS = "anndata|collections|joblib|lightning|matplotlib|mudata|numpy|os|panda
 nitpick_ignore_regex = [
     ("py:.*", rf"({_OTHERS})\..*"),
     ("py:.*", r"(np|pd|sparse)\..*|AnnData|AnnOrMuData"),  # annotations read as text
-    ("py:class", r"trvae_scvi\.module\._networks\.Table|trvae_scvi\.data\._collection_module\..*"),
+    ("py:class", r"trvae_scvi\.module\._tables\.Table|trvae_scvi\.data\._collection_module\..*"),
     # of the standard library, and written without their module by docstrings that are inherited
     ("py:.*", "str|int|float|bool|dict|list|tuple|type|object|None|Ellipsis|[A-Z][a-z]*Error"),
 ]
