@@ -89,15 +89,8 @@ class ConditionLinear(nn.Module):
 
     def forward(self, hidden: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Map `... x n x n_in` to `... x n x n_out`; `condition` holds `n` codes."""
-        offset, response = self.offset, self.response
-        return grouped_linear(
-            hidden,
-            condition,
-            self.shared.weight,
-            self.shared.bias,
-            (offset.weight, offset.new),
-            (response.weight, response.new),
-        )
+        tables = [(table.weight, table.new) for table in (self.offset, self.response)]
+        return grouped_linear(hidden, condition, self.shared.weight, self.shared.bias, *tables)
 
 
 class _Tail(nn.Module):

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any, Self
 
-import anndata
 import h5py
 import numpy as np
 import zarr
@@ -205,11 +204,7 @@ def _opened(path: Path) -> AnnData:
     """A prediction on disk, whose values stay there."""
     if path.suffix == ".h5ad":
         file = h5py.File(path, "r")
-        if not len(file["layers"]):
-            file.close()
-            return anndata.read_h5ad(path, backed="r")
-        # that would load the layers
-        backing: dict[str, Any] = {"filename": path, "filemode": "r"}
+        backing: dict[str, Any] = {"filename": path, "filemode": "r"}  # `read_h5ad` would load the layers
     else:
         file = zarr.open_group(path, mode="r")
         backing = {"X": _lazy(file["X"])}
