@@ -116,22 +116,16 @@ def calibrate(
             shares.append(inside.mean() if masks is None else inside[masks[i]].mean())
         return float(np.mean(shares))
 
-    def floor_for(share: float) -> float:
-        return _root(lambda floor: coverage(ModelError(floor, share), None) - level)
-
-    def floor_for_both(share: float) -> float:
-        def lower(floor: float) -> float:
-            return min(coverage(ModelError(floor, share), masks) for masks in (None, responsive))
-
-        return _root(lambda floor: lower(floor) - level)
+    def floor_for(share: float, *which: Sequence[np.ndarray] | None) -> float:
+        return _root(lambda floor: min(coverage(ModelError(floor, share), masks) for masks in which) - level)
 
     def width(error: ModelError) -> float:
         return float(np.mean([margin(c, s, error, level).mean() for c, s in zip(change, sampling, strict=True)]))
 
-    share = _root(lambda share: coverage(ModelError(floor_for(share), share), responsive) - level)
+    share = _root(lambda share: coverage(ModelError(floor_for(share, None), share), responsive) - level)
     if share < _LARGEST:
-        return ModelError(floor_for(share), share)
-    return min((ModelError(floor_for_both(share), float(share)) for share in _SHARES), key=width)
+        return ModelError(floor_for(share, None), share)
+    return min((ModelError(floor_for(share, None, responsive), float(share)) for share in _SHARES), key=width)
 
 
 def _root(function: Callable[[float], float]) -> float:

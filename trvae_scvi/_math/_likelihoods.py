@@ -6,7 +6,7 @@ Scoring and decoding take tensors of `n` cells and `g` genes; whatever is drawn 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["LIKELIHOODS", "METHODS", "Decoded", "Likelihood", "NotCountsError", "Outputs", "make_likelihood"]
 
 METHODS = ("counterfactual", "mean", "sample")
-_Parameter = TypeVar("_Parameter", torch.Tensor, np.ndarray)
+_NONE = np.empty(0)  # a parameter that a likelihood has not
 _MAX_POISSON_RATE = 1e8  # torch's sampler misbehaves beyond
 
 
@@ -38,8 +38,8 @@ class Decoded(NamedTuple):
     """Parameters of the likelihood for a minibatch, `n x g` arrays (theta may be `g`)."""
 
     mu: np.ndarray
-    theta: np.ndarray | None = None
-    pi: np.ndarray | None = None
+    theta: np.ndarray = _NONE
+    pi: np.ndarray = _NONE
 
 
 class Outputs(NamedTuple):
@@ -97,6 +97,11 @@ class Likelihood:
         Whether it has the parameters theta, and logits of extra zeros.
     refused
         Ways to predict that it does not have, with what to do instead.
+
+    Parameters
+    ----------
+    nonnegative_output
+        Whether the decoded mean passes a ReLU; for normal values alone.
     """
 
     name: ClassVar[str]
@@ -104,6 +109,9 @@ class Likelihood:
     has_dispersion: ClassVar[bool] = False
     has_zero_inflation: ClassVar[bool] = False
     refused: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, *, nonnegative_output: bool = False) -> None:
+        self.nonnegative_output = nonnegative_output
 
     def check(self, summary: ValueSummary, where: str) -> None:
         """Raise a ValueError unless these are values it models."""
@@ -148,8 +156,8 @@ class Likelihood:
         """Parameters of :meth:`distribution` as arrays."""
         return Decoded(
             px.get_normalized("mu").cpu().numpy(),
-            None if theta is None else theta.cpu().numpy(),
-            px.zi_probs.cpu().numpy() if self.has_zero_inflation else None,
+            _NONE if theta is None else theta.cpu().numpy(),
+            px.zi_probs.cpu().numpy() if self.has_zero_inflation else _NONE,
         )
 
     def mean(self, decoded: Decoded) -> np.ndarray:
@@ -180,21 +188,10 @@ class Likelihood:
 
 
 class UnitNormal(Likelihood):
-    """Normal with unit variance, for log-normalised or scaled data.
-
-    Parameters
-    ----------
-    nonnegative_output
-        Whether the decoded mean passes a ReLU.
-    """
+    """Normal with unit variance, for log-normalised or scaled data."""
 
     name = "mse"
-    refused = {
-        "sample": "needs a count likelihood; with gene_likelihood='mse' use 'counterfactual' or 'mean'.",
-    }
-
-    def __init__(self, *, nonnegative_output: bool = False) -> None:
-        self.nonnegative_output = nonnegative_output
+    refused = {"sample": "needs a count likelihood; with gene_likelihood='mse' use 'counterfactual' or 'mean'."}
 
     def distribution(self, given: Outputs) -> Distribution:
         """Normal around the output."""
@@ -204,10 +201,6 @@ class UnitNormal(Likelihood):
     def log_prob(self, x: torch.Tensor, px: Any, theta: torch.Tensor | None) -> torch.Tensor:
         """Half the squared errors, and the constant."""
         return log_normal(x, px.loc.flatten(0, -2))
-
-    def decoded(self, px: Any, theta: torch.Tensor | None) -> Decoded:
-        """The means."""
-        return Decoded(px.loc.cpu().numpy())
 
     def counterfactual(
         self, x: np.ndarray, source: Decoded, target: Decoded, rng: np.random.Generator, *, nonnegative: bool
@@ -320,20 +313,20 @@ class NegativeBinomialCounts(PoissonCounts):
 
     def log_prob(self, x: torch.Tensor, px: Any, theta: torch.Tensor | None) -> torch.Tensor:
         """Of negative binomial counts."""
-        return log_nb(x, px.mu.flatten(0, -2), _there(theta))
+        return log_nb(x, px.mu.flatten(0, -2), cast("torch.Tensor", theta))
 
     def draw(self, px: Any) -> torch.Tensor:
         """Draw where the parameters are."""
         return px.sample()
 
     def _draw_counts(self, decoded: Decoded, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        theta = bounded_theta(_there(decoded.theta))
+        theta = bounded_theta(decoded.theta)
         with np.errstate(over="ignore"):
             odds = decoded.mu / theta
         return draw_nb(theta, odds, rng)
 
     def _changed_counts(self, x: np.ndarray, source: Decoded, target: Decoded, rng: np.random.Generator) -> np.ndarray:
-        return counterfactual_nb(x, source.mu, target.mu, _there(source.theta), _there(target.theta), rng)
+        return counterfactual_nb(x, source.mu, target.mu, source.theta, target.theta, rng)
 
 
 class ZeroInflatedCounts(NegativeBinomialCounts):
@@ -347,20 +340,19 @@ class ZeroInflatedCounts(NegativeBinomialCounts):
 
     def log_prob(self, x: torch.Tensor, px: Any, theta: torch.Tensor | None) -> torch.Tensor:
         """Of zero-inflated counts."""
-        return log_zinb(x, px.mu.flatten(0, -2), _there(theta), px.zi_logits.flatten(0, -2))
+        return log_zinb(x, px.mu.flatten(0, -2), cast("torch.Tensor", theta), px.zi_logits.flatten(0, -2))
 
     def mean(self, decoded: Decoded) -> np.ndarray:
         """Means with the extra zeros."""
-        return (1.0 - _there(decoded.pi)) * decoded.mu
+        return (1.0 - decoded.pi) * decoded.mu
 
     def _draw_counts(self, decoded: Decoded, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         at, counts = super()._draw_counts(decoded, rng)
-        kept = rng.random(len(at)) >= _there(decoded.pi).flat[at]
+        kept = rng.random(len(at)) >= decoded.pi.flat[at]
         return at[kept], counts[kept]
 
     def _changed_counts(self, x: np.ndarray, source: Decoded, target: Decoded, rng: np.random.Generator) -> np.ndarray:
-        thetas = _there(source.theta), _there(target.theta)
-        extra = _there(source.pi), _there(target.pi)
+        thetas, extra = (source.theta, target.theta), (source.pi, target.pi)
         return counterfactual_zinb(x, source.mu, target.mu, *thetas, *extra, rng)
 
 
@@ -371,17 +363,7 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {case.name: case for case in _CASES}
 
 def make_likelihood(gene_likelihood: str, *, nonnegative_output: bool = False) -> Likelihood:
     """The likelihood of a name; `nonnegative_output` counts for ``"mse"`` alone."""
-    if gene_likelihood == UnitNormal.name:
-        return UnitNormal(nonnegative_output=nonnegative_output)
-    return LIKELIHOODS[gene_likelihood]()
-
-
-def _there(parameter: _Parameter | None) -> _Parameter:
-    """A parameter that this likelihood has."""
-    if parameter is None:
-        msg = "Expected a parameter of the likelihood that was not decoded."
-        raise TypeError(msg)
-    return parameter
+    return LIKELIHOODS[gene_likelihood](nonnegative_output=nonnegative_output)
 
 
 def _matrix(at: np.ndarray, counts: np.ndarray, shape: tuple[int, int]) -> sparse.csr_matrix:

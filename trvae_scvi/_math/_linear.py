@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scipy import sparse
@@ -30,7 +30,7 @@ def sparse_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> 
     -------
     `n x n_out` tensor.
     """
-    return cast("torch.Tensor", _SparseLinear.apply(x, weight, bias))
+    return _SparseLinear.apply(x, weight, bias)
 
 
 def grouped_linear(
@@ -62,12 +62,12 @@ def grouped_linear(
     """
     codes = groups.expand(hidden.shape[:-1]).flatten()
     result = _GroupedLinear.apply(hidden.flatten(0, -2), codes, weight, bias, *offsets, *responses)
-    return cast("torch.Tensor", result).unflatten(0, hidden.shape[:-1])
+    return result.unflatten(0, hidden.shape[:-1])
 
 
 def sum_of_squares(x: torch.Tensor) -> torch.Tensor:
     """Sum of the squared entries, without a second tensor of the size of `x`, which may be large."""
-    return cast("torch.Tensor", _SumOfSquares.apply(x))
+    return _SumOfSquares.apply(x)
 
 
 class _SumOfSquares(torch.autograd.Function):

@@ -10,16 +10,13 @@ difference of numbers that grow with :math:`\theta`.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy_with_logits, pad, softplus
 
-from ._precision import backward_without_autocast, full, no_autocast
-
-if TYPE_CHECKING:
-    from typing import Self
+from ._precision import full, no_autocast
 
 __all__ = ["Bernoulli", "log_bernoulli", "log_nb", "log_normal", "log_poisson", "log_zinb"]
 
@@ -92,26 +89,26 @@ class _NegativeBinomial(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    @backward_without_autocast
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         theta, ratio, log_total, at_mu, slope, *counts = ctx.saved_tensors
         x = _Counts(*counts)
-        weight = 1.0 + ratio
-        torch.div(theta / (theta + _EPS), weight, out=weight)
-        at_grad = grad_output.index_select(0, x.row)
-        grad_theta = None
-        if ctx.needs_input_grad[1]:
-            dense = torch.mul(ratio, weight).sub_(log_total)
-            entry = (slope - x.value / (x.entries(theta) + at_mu + _EPS)) * at_grad
-            if theta.dim() == 1:
-                grad_theta = (grad_output @ dense).index_add_(0, x.column, entry)
-            else:
-                grad_theta = dense.mul_(grad_output[:, None])
-                grad_theta.view(-1).index_add_(0, x.place, entry)
-        entry = x.value * x.entries(weight) / (at_mu + _EPS) * at_grad
-        grad_mu = weight.mul_(-grad_output[:, None])
-        grad_mu.view(-1).index_add_(0, x.place, entry)
-        return grad_mu, grad_theta, *(None for _ in counts)
+        with no_autocast(theta):
+            weight = 1.0 + ratio
+            torch.div(theta / (theta + _EPS), weight, out=weight)
+            at_grad = grad_output.index_select(0, x.row)
+            grad_theta = None
+            if ctx.needs_input_grad[1]:
+                dense = torch.mul(ratio, weight).sub_(log_total)
+                entry = (slope - x.value / (x.entries(theta) + at_mu + _EPS)) * at_grad
+                if theta.dim() == 1:
+                    grad_theta = (grad_output @ dense).index_add_(0, x.column, entry)
+                else:
+                    grad_theta = dense.mul_(grad_output[:, None])
+                    grad_theta.view(-1).index_add_(0, x.place, entry)
+            entry = x.value * x.entries(weight) / (at_mu + _EPS) * at_grad
+            grad_mu = weight.mul_(-grad_output[:, None])
+            grad_mu.view(-1).index_add_(0, x.place, entry)
+            return grad_mu, grad_theta, *(None for _ in counts)
 
 
 def _log_rising_factorial(x: _Counts, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -235,7 +232,7 @@ def log_nb(x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor) -> torch.Tens
     `n` log-likelihoods.
     """
     with no_autocast(mu):
-        return cast("torch.Tensor", _NegativeBinomial.apply(full(mu), full(theta), *_Counts.of(x)))
+        return _NegativeBinomial.apply(full(mu), full(theta), *_Counts.of(x))
 
 
 def log_zinb(x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor, zi_logits: torch.Tensor) -> torch.Tensor:
@@ -252,10 +249,10 @@ def log_zinb(x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor, zi_logits: 
             counts.entries(log_nb_zero)
             - softplus(counts.entries(zi_logits))
             + counts.value * (torch.log(at_mu + _EPS) - torch.log(counts.entries(theta) + at_mu + _EPS))
-            + cast("torch.Tensor", _LogRisingFactorial.apply(theta, *counts))
+            + _LogRisingFactorial.apply(theta, *counts)
             - _log_factorial(counts.value)
         )
-        return cast("torch.Tensor", _Zeros.apply(log_nb_zero, zi_logits, counts.place)) + counts.row_sums(entry)
+        return _Zeros.apply(log_nb_zero, zi_logits, counts.place) + counts.row_sums(entry)
 
 
 def log_poisson(x: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ with the diagonal terms :math:`k(p, p) = 1` included.
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -158,7 +158,7 @@ def mmd(
         weights = _block_weights(first, second, shares, len(present))
         counts = torch.bincount(codes, minlength=len(weights)).clamp_min(1).to(x.dtype)
         weights = weights / counts / counts[:, None]
-        return cast("torch.Tensor", _WeightedKernelSum.apply(x, weights[codes][:, codes], kernel))
+        return _WeightedKernelSum.apply(x, weights[codes][:, codes], kernel)
 
 
 def _pairs(present: torch.Tensor, reference: int | None) -> tuple[torch.Tensor, torch.Tensor]:

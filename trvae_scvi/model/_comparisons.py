@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -12,6 +11,7 @@ from anndata.abc import CSCDataset, CSRDataset
 
 from trvae_scvi._arguments import plain_list
 from trvae_scvi.data._designs import warn
+from trvae_scvi.predict._request import as_list
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,10 +43,10 @@ def check_groups(own: AnnData, given: dict[str, Any], values: Any) -> None:
         msg = f"`adata.obs` has several columns {key!r}. Rename or remove all but one."
         raise ValueError(msg)
     there = own.obs[key].dropna().unique()
-    first, second = (_listed(given.get(name)) for name in ("group1", "group2"))
-    if not first:  # upstream takes all of these
-        first = own.obs[key].astype("category").cat.categories.tolist()
-    unknown = [group for group in first + second if group not in set(there)]
+    asked = {name: as_list(given[name]) for name in ("group1", "group2") if given.get(name) is not None}
+    # upstream takes all of these
+    first = asked.get("group1") or own.obs[key].astype("category").cat.categories.tolist()
+    unknown = [group for group in first + asked.get("group2", []) if group not in set(there)]
     if unknown or not len(there):
         found = plain_list(unknown) or "none"
         msg = f"Expected groups of `adata.obs[{key!r}]`, {plain_list(there)}, found {found}."
@@ -68,9 +68,3 @@ def check_genes(given: dict[str, Any], var_names: np.ndarray) -> None:
     if unknown or isinstance(asked, str):
         msg = f"Expected `gene_list` to be a list of genes of the model, found {plain_list(unknown) or asked!r}."
         raise ValueError(msg)
-
-
-def _listed(groups: Any) -> list[Any]:
-    if groups is None:
-        return []
-    return list(groups) if isinstance(groups, Iterable) and not isinstance(groups, str) else [groups]

@@ -59,6 +59,11 @@ class InheritedMixin(RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         self._check_if_trained(warn=False)
         return checked_copy(self, adata)
 
+    def _validate_own_anndata(self) -> None:
+        """Check that the model's data still are what was registered."""
+        with adopting():
+            self._validate_anndata()
+
     def _make_data_loader(
         self,
         adata: AnnData,

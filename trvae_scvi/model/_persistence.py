@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pandas as pd
 from scvi.model.base import BaseMinifiedModeModelClass
@@ -22,8 +22,6 @@ from ._saving import complete_folder, history_from_plain, open_saved, warn_of_ne
 from ._scarches import read_scarches
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from anndata import AnnData
     from lightning.pytorch import LightningDataModule
 
@@ -71,11 +69,8 @@ class PersistenceMixin(BaseMinifiedModeModelClass):
         --------
         >>> model.save("my_model", overwrite=True)
         """
-        names = None if self.adata is None else self.adata.obs_names
-        n_cells = int(self.summary_stats["n_cells"])
-        beside = None if save_anndata else (names, n_cells)
-        with complete_folder(self, dir_path, prefix or "", overwrite=overwrite, cells_beside=beside) as unfinished:
-            super().save(unfinished, prefix, save_anndata=save_anndata, save_kwargs=save_kwargs, **kwargs)
+        with complete_folder(self, dir_path, prefix or "", overwrite=overwrite, save_anndata=save_anndata) as folder:
+            super().save(folder, prefix, save_anndata=save_anndata, save_kwargs=save_kwargs, **kwargs)
 
     @classmethod
     def load(

@@ -37,7 +37,7 @@ def complete_folder(
     prefix: str,
     *,
     overwrite: bool,
-    cells_beside: tuple[pd.Index | None, int] | None,
+    save_anndata: bool,
 ) -> Iterator[str]:
     """Give a folder to save a model in, whose files get their place at the end, all or none.
 
@@ -45,11 +45,8 @@ def complete_folder(
     ----------
     model
         The model, whose history is plain values inside the block.
-    dir_path, prefix, overwrite
+    dir_path, prefix, overwrite, save_anndata
         As :meth:`~trvae_scvi.TRVAE.save` has them.
-    cells_beside
-        Names of the model's cells (if it has any) and their number, which cells that are in the folder already must
-        have; ``None`` if they are written over.
 
     Yields
     ------
@@ -65,8 +62,8 @@ def complete_folder(
     if target.exists() and not overwrite:
         msg = f"{os.fspath(dir_path)!r} already exists. Name another folder, or replace it with overwrite=True."
         raise ValueError(msg)
-    if cells_beside is not None:
-        _check_cells_beside(target / f"{prefix}adata.h5ad", *cells_beside)
+    if not save_anndata:
+        _check_cells_beside(target / f"{prefix}adata.h5ad", model)
     target.parent.mkdir(parents=True, exist_ok=True)
     history = model.history_
     place = target if target.exists() else target.parent  # a disk renames only within itself
@@ -77,7 +74,8 @@ def complete_folder(
             yield os.fspath(unfinished)
         finally:
             model.history_ = history
-        _write_versions(unfinished, prefix)
+        # beside the model, where they can be read when it cannot
+        (unfinished / f"{prefix}{_FILE}").write_text(json.dumps(_versions(), indent=2) + "\n", encoding="utf-8")
         if not target.exists():
             unfinished.rename(target)
             return
@@ -85,13 +83,14 @@ def complete_folder(
             os.replace(file, target / file.name)
 
 
-def _check_cells_beside(file: Path, obs_names: pd.Index | None, n_cells: int) -> None:
+def _check_cells_beside(file: Path, model: Any) -> None:
     """Raise for cells in the folder that would be taken for those of the model."""
     if not file.exists():
         return
     with h5py.File(file, "r") as saved:
         names = read_elem(saved["obs"]).index
-    same = len(names) == n_cells if obs_names is None else names.equals(obs_names)
+    own = model.adata
+    same = len(names) == model.summary_stats["n_cells"] if own is None else names.equals(own.obs_names)
     if not same:
         msg = (
             f"{os.fspath(file)!r} holds other cells than the model's, and `load` would take them for its own. Save "
@@ -176,11 +175,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:  # a build of torch under another name
             continue
     return found
-
-
-def _write_versions(folder: Path, prefix: str) -> None:
-    """Note the versions that save a model, beside it, where they can be read when the model cannot."""
-    (folder / f"{prefix}{_FILE}").write_text(json.dumps(_versions(), indent=2) + "\n", encoding="utf-8")
 
 
 def _differing_versions(folder: Path, prefix: str) -> str:

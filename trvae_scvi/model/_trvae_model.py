@@ -24,7 +24,6 @@ from trvae_scvi.train._plan import TRVAETrainingPlan
 from trvae_scvi.train._splitter import TRVAEDataSplitter
 from trvae_scvi.train._training import train_model
 
-from ._gate import adopting
 from ._inherited import InheritedMixin
 from ._persistence import PersistenceMixin
 from ._perturbation import PerturbationMixin
@@ -55,8 +54,7 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         Registry of a set-up, or of any of scvi-tools' data modules with the condition as its batch, instead of `adata`,
         for a model that is given data later.
     n_hidden
-        Width of the hidden layers, or one width for each of `n_layers`, input side first; the decoder
-        mirrors them.
+        Width of the hidden layers, or one width for each of `n_layers`, input side first; the decoder mirrors them.
     n_latent
         Dimensions of the latent space.
     n_layers
@@ -188,8 +186,7 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         super().__init__(adata, own_registry(registry) if adata is None and registry is not None else None)
         schema = Schema.of(self.registry_)
         conditions, has_labels = list(schema.conditions), schema.labels_key is not None
-        if mmd_pairs != "all":
-            check_choice("mmd_pairs", mmd_pairs, ["all", *conditions])
+        check_choice("mmd_pairs", mmd_pairs, ["all", *conditions])
         if mmd_balance_labels and not has_labels:
             msg = "mmd_balance_labels=True needs labels: name their column with `setup_anndata(adata, labels_key=...)`."
             raise ValueError(msg)
@@ -397,9 +394,4 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         2
         """
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-
-        def validate() -> None:
-            with adopting():
-                self._validate_anndata(self.adata)
-
-        train_model(self, super().train, validate, **arguments)
+        train_model(self, super().train, self._validate_own_anndata, **arguments)

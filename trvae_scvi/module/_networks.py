@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from ._tables import Table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trvae_scvi.nn import Network
+    from ._options import ModelOptions
 
 __all__ = ["ConditionLinear", "CovariateLinear", "Decoder", "Encoder"]
 
@@ -89,27 +89,20 @@ class ConditionLinear(nn.Module):
 
     def forward(self, hidden: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Map `... x n x n_in` to `... x n x n_out`; `condition` holds `n` codes."""
-        offset, response = self.offset, self.response
-        return grouped_linear(
-            hidden,
-            condition,
-            self.shared.weight,
-            self.shared.bias,
-            (offset.weight, offset.new),
-            (response.weight, response.new),
-        )
+        tables = [(table.weight, table.new) for table in (self.offset, self.response)]
+        return grouped_linear(hidden, condition, self.shared.weight, self.shared.bias, *tables)
 
 
 class _Tail(nn.Module):
     """Normalisation and activation."""
 
-    def __init__(self, width: int, normalization: Literal["layer", "batch"] | None) -> None:
+    def __init__(self, width: int, options: ModelOptions) -> None:
         super().__init__()
         self.norm: nn.Module
-        if normalization == "layer":
+        if options.normalization == "layer":
             # no affine parameters: nothing of a frozen reference can drift when a query is trained
             self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        elif normalization == "batch":
+        elif options.normalization == "batch":
             self.norm = nn.BatchNorm1d(width)
         else:
             self.norm = nn.Identity()
@@ -121,14 +114,12 @@ class _Tail(nn.Module):
         return torch.relu(self.norm(hidden))
 
 
-class _Hidden(nn.Sequential):
-    def __init__(
-        self, sizes: Sequence[int], dropout_rate: float, normalization: Literal["layer", "batch"] | None
-    ) -> None:
-        layers: list[nn.Module] = []
-        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
-            layers += [nn.Linear(n_in, n_out), _Tail(n_out, normalization), nn.Dropout(dropout_rate)]
-        super().__init__(*layers)
+def _hidden(sizes: Sequence[int], options: ModelOptions) -> nn.Sequential:
+    """The hidden layers after the first one."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(n_in, n_out), _Tail(n_out, options), nn.Dropout(options.dropout_rate)]
+    return nn.Sequential(*layers)
 
 
 class Encoder(nn.Module):
@@ -136,42 +127,28 @@ class Encoder(nn.Module):
 
     Parameters
     ----------
-    n_input, n_latent
-        Widths of input and latent space.
-    hidden_sizes
-        Widths of the hidden layers, input side first.
+    n_input
+        Width of the input.
+    options
+        Those of the model.
     n_categories, n_continuous
-        Covariates that enter the first layer, see :class:`CovariateLinear`.
-    dropout_rate
-        Dropout after every hidden layer.
-    normalization
-        ``"layer"``, ``"batch"`` or ``None``.
-    network
-        Gives what stands before the first layer; ``None`` for nothing.
+        Covariates, which enter the first layer with `encode_condition`, see :class:`CovariateLinear`.
     """
 
-    def __init__(
-        self,
-        n_input: int,
-        n_latent: int,
-        *,
-        hidden_sizes: Sequence[int],
-        n_categories: Sequence[int],
-        n_continuous: int,
-        dropout_rate: float,
-        normalization: Literal["layer", "batch"] | None,
-        network: Network | None = None,
-    ) -> None:
+    def __init__(self, n_input: int, options: ModelOptions, *, n_categories: Sequence[int], n_continuous: int) -> None:
         super().__init__()
         self.trunk: nn.Module | None = None
-        if network is not None:
-            self.trunk, n_input = network.encoder(n_input)
-        self.first = CovariateLinear(n_input, hidden_sizes[0], n_categories=n_categories, n_continuous=n_continuous)
-        self.first_tail = _Tail(hidden_sizes[0], normalization)
-        self.dropout = nn.Dropout(dropout_rate)
-        self.hidden = _Hidden(hidden_sizes, dropout_rate, normalization)
-        self.mean = nn.Linear(hidden_sizes[-1], n_latent)
-        self.log_variance = nn.Linear(hidden_sizes[-1], n_latent)
+        if options.network is not None:
+            self.trunk, n_input = options.network.encoder(n_input)
+        if not options.encode_condition:
+            n_categories, n_continuous = (), 0
+        sizes = options.hidden_sizes
+        self.first = CovariateLinear(n_input, sizes[0], n_categories=n_categories, n_continuous=n_continuous)
+        self.first_tail = _Tail(sizes[0], options)
+        self.dropout = nn.Dropout(options.dropout_rate)
+        self.hidden = _hidden(sizes, options)
+        self.mean = nn.Linear(sizes[-1], options.n_latent)
+        self.log_variance = nn.Linear(sizes[-1], options.n_latent)
 
     def forward(
         self, x: torch.Tensor, codes: Sequence[torch.Tensor], continuous: torch.Tensor | None
@@ -190,56 +167,40 @@ class Decoder(nn.Module):
 
     Parameters
     ----------
-    n_latent, n_output
-        Widths of latent space and output.
-    hidden_sizes
-        Widths of the hidden layers, latent side first; the first one is the width of `y`.
+    n_output
+        Width of the output.
+    options
+        Those of the model. The condition enters, by `condition_layer`, with the other covariates into the ``"first"``
+        layer, see :class:`CovariateLinear`, or into the ``"output"`` layer, see :class:`ConditionLinear`.
     n_categories, n_continuous
         Covariates, the condition first among the categorical ones.
-    condition_layer
-        Where the condition enters: with the other covariates into the ``"first"`` layer, see
-        :class:`CovariateLinear`, or into the ``"output"`` layer, see :class:`ConditionLinear`.
-    dropout_rate, normalization
-        As in :class:`Encoder`.
     zero_inflation
         Whether to give logits of extra zeros, too.
-    network
-        Gives what follows the output layer; ``None`` for nothing.
     """
 
     def __init__(
         self,
-        n_latent: int,
         n_output: int,
+        options: ModelOptions,
         *,
-        hidden_sizes: Sequence[int],
         n_categories: Sequence[int],
         n_continuous: int,
-        condition_layer: Literal["output", "first"],
-        dropout_rate: float,
-        normalization: Literal["layer", "batch"] | None,
         zero_inflation: bool,
-        network: Network | None = None,
     ) -> None:
         super().__init__()
-        self.condition_layer = condition_layer
-        self.first = CovariateLinear(
-            n_latent,
-            hidden_sizes[0],
-            n_categories=n_categories if condition_layer == "first" else n_categories[1:],
-            n_continuous=n_continuous,
-        )
-        self.first_tail = _Tail(hidden_sizes[0], normalization)
-        self.dropout = nn.Dropout(dropout_rate)
-        self.hidden = _Hidden(hidden_sizes, dropout_rate, normalization)
+        self.condition_layer = options.condition_layer
+        sizes = options.hidden_sizes[::-1]  # the first one is the width of `y`
+        in_first = n_categories if self.condition_layer == "first" else n_categories[1:]
+        self.first = CovariateLinear(options.n_latent, sizes[0], n_categories=in_first, n_continuous=n_continuous)
+        self.first_tail = _Tail(sizes[0], options)
+        self.dropout = nn.Dropout(options.dropout_rate)
+        self.hidden = _hidden(sizes, options)
         self.head: nn.Module | None = None
         n_features = n_output
-        if network is not None:
-            n_features, self.head = network.decoder(n_output)
-        self.output = self._output_layer(hidden_sizes[-1], n_features, n_categories[0])
-        self.zero_inflation = (
-            self._output_layer(hidden_sizes[-1], n_output, n_categories[0]) if zero_inflation else None
-        )
+        if options.network is not None:
+            n_features, self.head = options.network.decoder(n_output)
+        self.output = self._output_layer(sizes[-1], n_features, n_categories[0])
+        self.zero_inflation = self._output_layer(sizes[-1], n_output, n_categories[0]) if zero_inflation else None
 
     def _output_layer(self, n_in: int, n_out: int, n_conditions: int) -> nn.Module:
         if self.condition_layer == "first":

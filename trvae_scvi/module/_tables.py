@@ -70,7 +70,6 @@ def take_over(module: nn.Module, reference: nn.Module) -> bool:
     -------
     Whether there are new rows.
     """
-    grown = False
     state = reference.state_dict()
     tables = {name: part for name, part in module.named_modules() if isinstance(part, Table)}
     for name, table in tables.items():
@@ -78,9 +77,6 @@ def take_over(module: nn.Module, reference: nn.Module) -> bool:
         n_new = len(table.weight) - len(old)
         table.set_rows(old, old.mean(dim=0, keepdim=True).repeat(n_new, *(1 for _ in old.shape[1:])))
         state.pop(f"{name}.new", None)
-        state[f"{name}.weight"] = old
-        if table.new is not None:
-            state[f"{name}.new"] = table.new.detach()
-            grown = True
+        state |= table.state_dict(prefix=f"{name}.")
     module.load_state_dict(state)
-    return grown
+    return any(table.new is not None for table in tables.values())

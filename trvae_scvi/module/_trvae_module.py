@@ -92,28 +92,13 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         self.mmd_reference = mmd_reference
         self.n_batch = n_batch
         n_categories = (n_batch, *n_cats_per_cov)
-        shared: dict[str, Any] = {
-            "dropout_rate": given.dropout_rate,
-            "normalization": given.normalization,
-            "network": given.network,
-        }
-        self.encoder = Encoder(
-            n_input,
-            given.n_latent,
-            hidden_sizes=given.hidden_sizes,
-            n_categories=n_categories if given.encode_condition else (),
-            n_continuous=n_continuous_cov if given.encode_condition else 0,
-            **shared,
-        )
+        self.encoder = Encoder(n_input, given, n_categories=n_categories, n_continuous=n_continuous_cov)
         self.decoder = Decoder(
-            given.n_latent,
             n_input,
-            hidden_sizes=given.hidden_sizes[::-1],
+            given,
             n_categories=n_categories,
             n_continuous=n_continuous_cov,
-            condition_layer=given.condition_layer,
             zero_inflation=self.likelihood.has_zero_inflation,
-            **shared,
         )
         self.log_theta: nn.Parameter | Table | None = None
         if self.likelihood.has_dispersion:

@@ -13,39 +13,33 @@ if TYPE_CHECKING:
 
     import torch
 
+    from trvae_scvi.data._schema import Schema
+
 __all__ = ["check_writable", "fingerprint", "free_source_key", "predicted_obs", "target_measured"]
 
 
-def free_source_key(
-    condition_key: str, columns: Iterable[Any], registered: Iterable[str | None], earlier: str | None
-) -> str:
+def free_source_key(schema: Schema, columns: Iterable[Any], earlier: str | None) -> str:
     """Name of the column with the condition a cell was measured under: none that is the caller's own.
 
     Parameters
     ----------
-    condition_key
-        Column of the conditions.
+    schema
+        Column of the conditions, and the others that the model needs.
     columns
         Columns of the caller's cells.
-    registered
-        Those of them that the model needs.
     earlier
         What an earlier prediction of these cells named it; replaced, as its conditions are no longer the latest.
     """
-    taken = set(columns) - ({earlier} - set(registered))
-    name, number = f"{condition_key}_source", 1
+    taken = set(columns) - ({earlier} - set(schema.columns))
+    name, number = f"{schema.condition_key}_source", 1
     while name in taken:
         number += 1
-        name = f"{condition_key}_source_{number}"
+        name = f"{schema.condition_key}_source_{number}"
     return name
 
 
 def predicted_obs(
-    own: Mapping[Any, pd.DataFrame],
-    condition_key: str,
-    source_key: str,
-    categories: Mapping[str, Sequence[Any]],
-    covariates: Mapping[str, Any],
+    own: Mapping[Any, pd.DataFrame], schema: Schema, source_key: str, covariates: Mapping[str, Any]
 ) -> pd.DataFrame:
     """Columns of predicted cells, target by target.
 
@@ -53,16 +47,16 @@ def predicted_obs(
     ----------
     own
         Columns of the cells for every target.
-    condition_key, source_key
-        Columns that get the target, and the condition the cells were measured under.
-    categories
-        By column, the conditions and categories of covariates that the model knows, in order.
+    schema
+        Column that gets the target, and the conditions and categories of covariates that the model knows, in order.
+    source_key
+        Column that gets the condition the cells were measured under.
     covariates
         Values of covariates that were asked for.
     """
-    first = next(iter(own.values()))
-    dtype = _dtype_with(first[condition_key].dtype, categories[condition_key], list(own))
-    dtypes = {name: _dtype_with(first[name].dtype, categories.get(name, ()), [v]) for name, v in covariates.items()}
+    first, condition_key, known = next(iter(own.values())), schema.condition_key, schema.covariates
+    dtype = _dtype_with(first[condition_key].dtype, schema.conditions, list(own))
+    dtypes = {name: _dtype_with(first[name].dtype, known.get(name, ()), [v]) for name, v in covariates.items()}
     parts = []
     for target, cells in own.items():
         part = cells.drop(columns=[condition_key, source_key], errors="ignore")
@@ -77,9 +71,9 @@ def predicted_obs(
     table = pd.concat(parts)
     for column in (condition_key, source_key):
         values = table[column]
-        is_ordered = isinstance(values.dtype, pd.CategoricalDtype) and values.cat.ordered
-        is_text = isinstance(values.dtype, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(values)
-        if is_text and not is_ordered:  # as many categories as there are; an order is a statement about all
+        is_ordered = getattr(values.dtype, "ordered", False)
+        # as many categories as there are; an order is a statement about all
+        if not is_ordered and not pd.api.types.is_numeric_dtype(values):
             table[column] = _used_categories(values, first[condition_key].dtype)
     return table
 
@@ -95,7 +89,7 @@ def _used_categories(values: pd.Series, dtype: Any) -> pd.Categorical:
     return found if kind is None else found.rename_categories(found.categories.astype(kind))
 
 
-def _dtype_with(dtype: Any, known: Sequence[Any], values: list[Any]) -> Any:
+def _dtype_with(dtype: Any, known: Iterable[Any], values: list[Any]) -> Any:
     """The dtype of a column in which these values have a place, too; ``None`` for what pandas makes of them.
 
     Parameters
@@ -148,19 +142,15 @@ def check_writable(obs: pd.DataFrame) -> None:
         raise TypeError(msg)
 
 
-def target_measured(
-    obs: pd.DataFrame, labels_key: str | None, labels: Sequence[Any], conditions: Sequence[Any], target: Any, table: Any
-) -> str:
+def target_measured(obs: pd.DataFrame, schema: Schema, target: Any, table: np.ndarray | None) -> str:
     """Whether cells of these labels were measured under a target when the model was trained.
 
     Parameters
     ----------
     obs
         Columns of the cells.
-    labels_key
-        Column of their labels; ``None`` without any.
-    labels, conditions
-        Labels and conditions that the model knows, in order.
+    schema
+        Column of their labels, and the labels and conditions that the model knows, in order.
     target
         The target.
     table
@@ -170,13 +160,13 @@ def target_measured(
     -------
     ``"yes"``, ``"no"``, ``"some"`` (of the labels) or ``"unknown"``.
     """
+    conditions, key = list(schema.conditions), schema.labels_key
     if target not in conditions:
         return "no"
-    if table is None or labels_key is None or labels_key not in obs or obs[labels_key].isna().any():
+    if table is None or key is None or key not in obs or obs[key].isna().any():
         return "unknown"
-    column = list(conditions).index(target)
-    known = dict(zip(labels, np.asarray(table)[:, column], strict=True))
-    answers = {bool(known.get(label, False)) for label in obs[labels_key].unique()}
+    known = dict(zip(schema.labels, table[:, conditions.index(target)], strict=True))
+    answers = {bool(known.get(label, False)) for label in obs[key].unique()}
     return "some" if len(answers) > 1 else "yes" if answers == {True} else "no"
 
 

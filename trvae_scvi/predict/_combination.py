@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trvae_scvi._arguments import check_choice, plain_list
 
 from ._prediction import predict_cells
+from ._request import as_list
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ def predict_combinations(
     if control is not None:
         check_choice("control", control, known)
         control = str(control)
-    names: list[Any] = [target] if isinstance(target, str) or not hasattr(target, "__iter__") else list(target)
+    names = as_list(target)
     if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         msg = f"Expected `target` to be the name of a combination or a list of different ones, found {target!r}."
         raise ValueError(msg)

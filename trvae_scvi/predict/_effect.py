@@ -54,11 +54,9 @@ def perturbation_effect(
     frames = []
     for name, by_group in predicted.items():
         for group, moments in by_group.items():
-            frame = _effect(given[group], moments, level, error, pseudocount, counts)
-            frame.insert(0, "variable", cells.var.index.to_numpy())
-            frame.insert(1, "target", name)
-            frame.insert(2, "group", group)
-            frames.append(frame)
+            columns = {"variable": cells.var.index.to_numpy(), "target": name, "group": group}
+            effect = _effect(given[group], moments, level, error, pseudocount, counts)
+            frames.append(pd.DataFrame(columns | effect))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -134,18 +132,17 @@ def _add(moments: dict[Any, _Moments], groups: np.ndarray, x: np.ndarray | spars
 
 def _effect(
     given: _Moments, predicted: _Moments, level: float, error: ModelError, pseudocount: float, counts: bool
-) -> pd.DataFrame:
+) -> dict[str, Any]:
+    """The columns of an effect."""
     log_fc = np.full(np.shape(given.mean), np.nan)
     if counts:
         log_fc = np.log2((predicted.mean + pseudocount) / (given.mean + pseudocount))
     change = predicted.log_mean - given.log_mean
     half = margin(change, standard_error(predicted.variance(), predicted.n, predicted.n), error, level)
-    return pd.DataFrame(
-        {
-            "log_fc": log_fc,
-            "change": change,
-            "change_lower": change - half,
-            "change_upper": change + half,
-            "level": level,
-        }
-    )
+    return {
+        "log_fc": log_fc,
+        "change": change,
+        "change_lower": change - half,
+        "change_upper": change + half,
+        "level": level,
+    }

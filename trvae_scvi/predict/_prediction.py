@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from trvae_scvi._arguments import plain_list
+
 from ._annotation import check_writable, fingerprint, free_source_key, predicted_obs, target_measured
 from ._store import DiskStore, MemoryStore
 
@@ -86,16 +88,11 @@ def _store(
 def _annotation(predictor: Predictor, obs: Mapping[Any, pd.DataFrame], cells: Cells, request: Request) -> AnnData:
     """All of a prediction but its values, from the cells' own columns for every target."""
     schema, likelihood = predictor.schema, predictor.module.likelihood
-    key, conditions, covariates = schema.condition_key, list(schema.conditions), request.own_covariates
-    own = next(iter(obs.values()))
-    source_key = free_source_key(key, own.columns, schema.columns, cells.earlier_source_key)
-    categories: dict[str, Any] = {key: conditions, **schema.covariates}
-    prediction = AnnData(obs=predicted_obs(obs, key, source_key, categories, covariates), var=cells.var.copy())
-    measured = [
-        target_measured(of_target, schema.labels_key, list(schema.labels), conditions, name, predictor.measured)
-        for name, of_target in obs.items()
-    ]
-    sources = pd.unique(pd.concat([of_target[key] for of_target in obs.values()]))
+    covariates = request.own_covariates
+    source_key = free_source_key(schema, next(iter(obs.values())).columns, cells.earlier_source_key)
+    prediction = AnnData(obs=predicted_obs(obs, schema, source_key, covariates), var=cells.var.copy())
+    measured = [target_measured(own, schema, name, predictor.measured) for name, own in obs.items()]
+    sources = pd.unique(pd.concat([own[schema.condition_key] for own in obs.values()]))
     weights = predictor.module.state_dict()
     prediction.uns["trvae"] = {
         "method": request.method,
@@ -105,15 +102,11 @@ def _annotation(predictor: Predictor, obs: Mapping[Any, pd.DataFrame], cells: Ce
         "target": np.array([str(name) for name in obs]),
         "target_measured": np.array(measured),
         "library_size": "own" if request.library_size is None else float(request.library_size),
-        "covariates": {name: _plain(value) for name, value in covariates.items()},
+        "covariates": dict(zip(covariates, plain_list(covariates.values()), strict=True)),
         "seed": "none" if request.seed is None else int(request.seed),
         "batch_size": "of the dataloader" if cells.batch_size is None else cells.batch_size,
         "device": str(next(iter(weights.values())).device),
-        "model": fingerprint(weights, conditions, schema.var_names, [likelihood.name]),
+        "model": fingerprint(weights, schema.conditions, schema.var_names, [likelihood.name]),
         "version": version("trvae-scvi"),
     }
     return prediction
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value

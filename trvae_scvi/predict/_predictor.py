@@ -93,13 +93,10 @@ class Predictor:
     ) -> Cells:
         """Check the caller's cells, or take the caller's own loader, which excludes all other choices."""
         likelihood = self.module.likelihood
+        choices: dict[str, Any] = {"indices": indices, "source": source, "batch_size": batch_size}
         if dataloader is None:
-            chosen = resolved(adata, self.adata)
-            return AnnDataCells.checked(
-                chosen, self.schema, likelihood, indices=indices, source=source, batch_size=batch_size
-            )
-        others = {"adata": adata, "indices": indices, "source": source, "batch_size": batch_size}
-        given = [name for name, value in others.items() if value is not None]
+            return AnnDataCells.checked(resolved(adata, self.adata), self.schema, likelihood, **choices)
+        given = [name for name, value in {"adata": adata, **choices}.items() if value is not None]
         if given:
             msg = f"Expected `dataloader` without {given}: the loader decides about cells and minibatches."
             raise ValueError(msg)

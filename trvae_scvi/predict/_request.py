@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trvae_scvi._math._likelihoods import Likelihood
     from trvae_scvi.data._schema import Schema
 
-__all__ = ["Request", "target_codes"]
+__all__ = ["Request", "as_list", "target_codes"]
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,7 @@ class Request:
 def target_codes(target: str | Sequence[str], conditions: Sequence[Any] | np.ndarray) -> dict[Any, int]:
     """The targets asked for, with their codes; raises for unknown ones, and for one that is there twice."""
     known = list(conditions)
-    if isinstance(target, str) and target == "all" and "all" not in known:
-        names = known
-    else:
-        names = [target] if isinstance(target, str) or not hasattr(target, "__iter__") else list(target)
+    names = known if isinstance(target, str) and target == "all" and "all" not in known else as_list(target)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         asked = plain_list(unknown or names)
@@ -119,6 +116,11 @@ def target_codes(target: str | Sequence[str], conditions: Sequence[Any] | np.nda
         msg = f"Expected `target` to be a condition or a list of different ones, found {plain_list(names)}."
         raise ValueError(msg)
     return {name: known.index(name) for name in names}
+
+
+def as_list(names: Any) -> list[Any]:
+    """Several names as a list, one name as a list of it."""
+    return [names] if isinstance(names, str) or not hasattr(names, "__iter__") else list(names)
 
 
 def _with_columns(table: torch.Tensor, *, values: Mapping[int, float]) -> torch.Tensor:

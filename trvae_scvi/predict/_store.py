@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-import anndata
 import h5py
 import numpy as np
 import zarr
 from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset, write_elem
 from scipy import sparse
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["DiskStore", "MemoryStore", "check_out"]
 
@@ -130,9 +126,7 @@ class DiskStore:
             raise
         return self
 
-    def __exit__(
-        self, error: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         if error is not None:
             self._discard()
 
@@ -161,11 +155,9 @@ class DiskStore:
         self._buffer = []
         if not isinstance(block, np.ndarray):
             block.indices, block.indptr = (part.astype(self._index_type) for part in (block.indices, block.indptr))
-        places: list[tuple[Any, str]] = [(self._file, "X")]
+        _write(self._file, "X", block)
         if self._layer is not None:
-            places.append((places[0][0]["layers"], self._layer))
-        for group, name in places:
-            _write(group, name, block)
+            _write(self._file["layers"], self._layer, block)
 
     def _close(self) -> None:
         if isinstance(self._file, h5py.File):
@@ -212,11 +204,7 @@ def _opened(path: Path) -> AnnData:
     """A prediction on disk, whose values stay there."""
     if path.suffix == ".h5ad":
         file = h5py.File(path, "r")
-        if not len(file["layers"]):
-            file.close()
-            return anndata.read_h5ad(path, backed="r")
-        # that would load the layers
-        backing: dict[str, Any] = {"filename": path, "filemode": "r"}
+        backing: dict[str, Any] = {"filename": path, "filemode": "r"}  # `read_h5ad` would load the layers
     else:
         file = zarr.open_group(path, mode="r")
         backing = {"X": _lazy(file["X"])}
