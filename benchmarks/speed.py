@@ -42,7 +42,7 @@ from scvi.distributions import NegativeBinomial
 from scvi.model import SCVI
 
 import trvae_scvi as tv
-from trvae_scvi._math._log_likelihoods import log_nb
+from trvae_scvi._math._log_densities import log_nb
 from trvae_scvi._math._mmd import TRVAE_BANDWIDTHS, mmd
 
 RESULTS = Path(__file__).parent / "results"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import special
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 
-from trvae_scvi._math._log_likelihoods import _log_gamma_difference, log_nb, log_normal, log_poisson, log_zinb
+from trvae_scvi._math._log_densities import _log_gamma_difference, log_nb, log_normal, log_poisson, log_zinb
 
 
 @pytest.fixture

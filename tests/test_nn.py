@@ -14,7 +14,7 @@ from helpers import FAST, make_trained
 from scipy import sparse, stats
 
 import trvae_scvi as tv
-from trvae_scvi._math._log_likelihoods import Bernoulli, log_bernoulli
+from trvae_scvi._math._log_densities import Bernoulli, log_bernoulli
 from trvae_scvi.nn import ConvNetwork, Network
 
 SIDE = 8

@@ -10,7 +10,7 @@ from scvi import REGISTRY_KEYS
 
 from trvae_scvi import TRVAEModule
 from trvae_scvi._math._linear import sum_of_squares
-from trvae_scvi._math._log_likelihoods import log_bernoulli, log_nb, log_normal, log_poisson, log_zinb
+from trvae_scvi._math._log_densities import log_bernoulli, log_nb, log_normal, log_poisson, log_zinb
 
 N, GENES = 24, 2000
 COUNTS = ("nb", "zinb", "poisson")

@@ -133,8 +133,8 @@ def calls():
 def test_the_graph_of_calls_is_seen():
     """Else the next test would find no circle whatever there is."""
     graph = calls()
-    assert "trvae_scvi.predict._predictor.Predictor" in graph["trvae_scvi.model._perturbation.PerturbationMixin"]
-    assert "trvae_scvi.model._persistence.PersistenceMixin" in graph["trvae_scvi.model._trvae_model.TRVAE"]
+    assert "trvae_scvi.predict._predictor.Predictor" in graph["trvae_scvi.model._perturbation_mixin.PerturbationMixin"]
+    assert "trvae_scvi.model._persistence_mixin.PersistenceMixin" in graph["trvae_scvi.model._trvae_model.TRVAE"]
     assert sum(map(len, graph.values())) > 500
 
 

@@ -18,7 +18,7 @@ from trvae_scvi._arguments import check_choice
 
 from ._counterfactual import counterfactual_nb, counterfactual_normal, counterfactual_poisson, counterfactual_zinb
 from ._draws import bounded_theta, draw_nb, draw_poisson
-from ._log_likelihoods import Bernoulli, log_bernoulli, log_nb, log_normal, log_poisson, log_zinb
+from ._log_densities import Bernoulli, log_bernoulli, log_nb, log_normal, log_poisson, log_zinb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

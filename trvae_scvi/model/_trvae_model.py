@@ -24,9 +24,9 @@ from trvae_scvi.train._plan import TRVAETrainingPlan
 from trvae_scvi.train._splitter import TRVAEDataSplitter
 from trvae_scvi.train._training import train_model
 
-from ._inherited import InheritedMixin
-from ._persistence import PersistenceMixin
-from ._perturbation import PerturbationMixin
+from ._inherited_mixin import InheritedMixin
+from ._persistence_mixin import PersistenceMixin
+from ._perturbation_mixin import PerturbationMixin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

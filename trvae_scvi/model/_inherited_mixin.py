@@ -22,8 +22,8 @@ from trvae_scvi.module._trvae_module import means_only
 from trvae_scvi.predict._predictor import NOT_TRAINED, resolved
 from trvae_scvi.train._datamodule import setup_annbatch
 
-from ._comparisons import check_genes, check_groups, check_takes_obsm
 from ._gate import adopting, check_adopted, checked_copy, is_checked
+from ._upstream_arguments import check_genes, check_groups, check_takes_obsm
 
 if TYPE_CHECKING:
     import os
