@@ -158,9 +158,8 @@ class AnnDataCells:
 
     def check_covariates(self) -> None:
         """Check all that is registered but conditions and labels, which are never fed to the network."""
-        arguments = self.schema.registry["setup_args"]
-        names = ("size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
-        check_covariates(self.annotation, labels_key=None, **{name: arguments[name] for name in names}, new_data=False)
+        arguments = {**self.schema.registry["setup_args"], "labels_key": None}
+        check_covariates(self.annotation, arguments, new_data=False)
         for key, known in self.schema.covariates.items():
             check_known("covariate", self.obs[key], known)
 

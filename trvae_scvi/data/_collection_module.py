@@ -19,8 +19,8 @@ from trvae_scvi._seeds import current_seed
 
 from ._collection import backed, place_in, read_categorical, read_numbers, read_var_names, value_summary
 from ._collection_batches import Minibatches, RunSampler, fast_decompression
-from ._columns import check_condition
-from ._designs import warn_of_nesting, warn_of_similar_names
+from ._columns import MIN_CELLS, categorical_columns, check_condition
+from ._designs import warn_of_columns
 from ._registry import make_registry
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["CollectionDataModule"]
 
 _MIN_RUNS = 200  # a small collection is read in smaller pieces, so that the validation cells can be drawn
-_MIN_CELLS = 3
 
 
 class CollectionDataModule(LightningDataModule):
@@ -70,13 +69,10 @@ class CollectionDataModule(LightningDataModule):
         check_integer("chunk_size", chunk_size, 1)
         check_integer("preload_nchunks", preload_nchunks, 1)
         self._groups, self._place = list(collection), place_in(collection, arguments["layer"])
-        keys = arguments["condition_key"], arguments["labels_key"], *(arguments["categorical_covariate_keys"] or ())
-        columns = {key: read_categorical(self._groups, key) for key in keys if key is not None}
+        columns = {key: read_categorical(self._groups, key) for key in categorical_columns(arguments)}
         condition = columns[arguments["condition_key"]]
         _check_conditions(condition, arguments["condition_key"])
-        for key, column in columns.items():
-            warn_of_similar_names(key, column.categories)
-        warn_of_nesting(pd.DataFrame(columns), arguments["condition_key"], set(columns) - {arguments["condition_key"]})
+        warn_of_columns(pd.DataFrame(columns), arguments)
         self.n_obs = len(condition)
         self.var_names = read_var_names(self._groups[0])
         self.n_vars = len(self.var_names)
@@ -216,7 +212,7 @@ class CollectionDataModule(LightningDataModule):
 
 def _check_conditions(condition: pd.Categorical, key: str) -> None:
     """The checks of a set-up, on no more cells than they need."""
-    few = np.repeat(condition.categories, np.minimum(np.bincount(condition.codes), _MIN_CELLS))
+    few = np.repeat(condition.categories, np.minimum(np.bincount(condition.codes), MIN_CELLS))
     obs = pd.DataFrame({key: few}, index=[str(i) for i in range(len(few))])
     check_condition(AnnData(obs=obs), key, new_data=True)
 

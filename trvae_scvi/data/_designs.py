@@ -10,10 +10,12 @@ import pandas as pd
 from scipy import sparse
 from scvi import settings
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from ._columns import categorical_columns
 
-__all__ = ["warn", "warn_of_few_cells", "warn_of_nesting", "warn_of_similar_names"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+__all__ = ["warn", "warn_of_columns", "warn_of_few_cells", "warn_of_similar_names"]
 
 _SHOWN = 5
 _TRAINED_ON = 0.9  # of the cells, by default
@@ -23,6 +25,15 @@ _MISSING = ("nan", "none", "na", "n/a", "null", "<na>")
 def warn(message: str) -> None:
     """A UserWarning."""
     warnings.warn(message, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+def warn_of_columns(obs: pd.DataFrame, arguments: Mapping[str, Any]) -> None:
+    """Warn of what misleads in the columns of categories among a set-up's arguments."""
+    condition_key, *others = categorical_columns(arguments)
+    for key in (condition_key, *others):
+        warn_of_similar_names(key, obs[key].unique())
+    for key in others:
+        _warn_of_nesting(obs, condition_key, key)
 
 
 def warn_of_similar_names(key: str, values: Iterable[object]) -> None:
@@ -45,29 +56,24 @@ def warn_of_similar_names(key: str, values: Iterable[object]) -> None:
         )
 
 
-def warn_of_nesting(obs: pd.DataFrame, condition_key: str, keys: Iterable[str]) -> None:
-    """Warn of columns whose effects no cell tells apart from those of the conditions.
+def _warn_of_nesting(obs: pd.DataFrame, condition_key: str, key: str) -> None:
+    """Warn of a column whose effects no cell tells apart from those of the conditions.
 
     In a model where both add up, the difference of two conditions is identified only if a chain of categories that were
     measured under several conditions connects them.
     """
-    of_conditions = _codes(obs[condition_key])
-    for key in keys:
-        codes, names = _codes(obs[key])
-        pairs = np.unique(
-            codes.astype(np.int64) * len(of_conditions[1]) + of_conditions[0]
-        )  # no table of texts for every cell
-        table = np.zeros((len(names), len(of_conditions[1])), dtype=bool)
-        table.flat[pairs] = True
-        if table.any(axis=1).sum() < 2 or _n_parts(table) == 1:
-            continue
-        alone = np.flatnonzero(table.sum(axis=1) == 1)[:_SHOWN]
-        shown = {str(names[i]): str(of_conditions[1][int(np.argmax(table[i]))]) for i in alone}
-        warn(
-            f"No category of `adata.obs[{key!r}]` connects some of the conditions in `adata.obs[{condition_key!r}]`, "
-            f"e.g. {shown}: what the one does cannot be told from what the other does. Measure categories under "
-            "several conditions, or leave the column out and read a predicted change as that of both together."
-        )
+    (codes, names), (condition_codes, conditions) = _codes(obs[key]), _codes(obs[condition_key])
+    table = np.zeros((len(names), len(conditions)), dtype=bool)
+    table[codes, condition_codes] = True
+    if _n_parts(table) == 1:
+        return
+    alone = np.flatnonzero(table.sum(axis=1) == 1)[:_SHOWN]
+    shown = {str(names[i]): str(conditions[int(np.argmax(table[i]))]) for i in alone}
+    warn(
+        f"No category of `adata.obs[{key!r}]` connects some of the conditions in `adata.obs[{condition_key!r}]`, "
+        f"e.g. {shown}: what the one does cannot be told from what the other does. Measure categories under "
+        "several conditions, or leave the column out and read a predicted change as that of both together."
+    )
 
 
 def _codes(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -80,10 +86,8 @@ def _codes(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
 
 def _n_parts(table: np.ndarray) -> int:
     """Number of connected parts of the graph that joins a row and a column where the table holds."""
-    table = table[table.any(axis=1)][:, table.any(axis=0)]  # used categories only
-    rows, columns = np.nonzero(table)
-    n = sum(table.shape)
-    graph = sparse.coo_matrix((np.ones(len(rows)), (rows, columns + table.shape[0])), shape=(n, n))
+    used = sparse.csr_matrix(table[table.any(axis=1)][:, table.any(axis=0)])
+    graph = sparse.bmat([[None, used], [used.T, None]])
     return int(sparse.csgraph.connected_components(graph, directed=False)[0])
 
 

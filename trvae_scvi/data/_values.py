@@ -12,6 +12,8 @@ from scipy import sparse
 from trvae_scvi._math._likelihoods import NotCountsError
 from trvae_scvi._math._summaries import ValueSummary, are_whole
 
+from ._designs import warn
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -23,11 +25,11 @@ __all__ = [
     "NotCountsError",
     "check_storage",
     "check_summary",
-    "counts_elsewhere",
     "get_values",
     "place_of",
     "read_once",
     "summarize_values",
+    "warn_of_counts_elsewhere",
 ]
 
 _ROWS = 4096
@@ -154,14 +156,11 @@ def _directions(layers: tuple[str | None, ...], in_raw: bool) -> str:
     return " ".join(parts)
 
 
-def counts_elsewhere(adata: AnnData, layer: str | None, summary: ValueSummary) -> str | None:
-    """What to say where values are no counts and another place of `adata` has some; ``None`` for nothing."""
-    if summary.are_counts:
-        return None
-    layers, in_raw = _counts_elsewhere(adata, layer)
-    if not layers and not in_raw:
-        return None
-    return (
-        f"{place_of(layer)} holds no counts, which the default likelihood needs. {_directions(layers, in_raw)} "
-        "With gene_likelihood='mse' the values may stay as they are."
-    )
+def warn_of_counts_elsewhere(adata: AnnData, layer: str | None, summary: ValueSummary) -> None:
+    """Warn where values are no counts and another place of `adata` has some."""
+    directions = "" if summary.are_counts else _directions(*_counts_elsewhere(adata, layer))
+    if directions:
+        warn(
+            f"{place_of(layer)} holds no counts, which the default likelihood needs. {directions} "
+            "With gene_likelihood='mse' the values may stay as they are."
+        )

@@ -104,7 +104,7 @@ def setup_annbatch(
             "`pip install '.[annbatch]'` in a clone of trvae-scvi."
         )
         raise ImportError(msg) from error
-    check_not_condition(arguments["condition_key"], arguments)
+    check_not_condition(arguments)
     path = os.fspath(collection_path)
     if paths is not None:
         files = [os.fspath(file) for file in paths]
