@@ -60,22 +60,18 @@ class Cells(Protocol):
         The column in which an earlier prediction of these cells kept the condition they were measured under.
     """
 
+    var: pd.DataFrame
+    minify_type: str | None
+    n_batches: int | None
+    repeatable: bool
+    earlier_source_key: str | None
+
     @property
     def obs(self) -> pd.DataFrame: ...
     @property
     def latest(self) -> pd.DataFrame: ...
     @property
-    def var(self) -> pd.DataFrame: ...
-    @property
-    def minify_type(self) -> str | None: ...
-    @property
     def batch_size(self) -> int | None: ...
-    @property
-    def n_batches(self) -> int | None: ...
-    @property
-    def repeatable(self) -> bool: ...
-    @property
-    def earlier_source_key(self) -> str | None: ...
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]: ...
 
 
@@ -108,7 +104,9 @@ class AnnDataCells:
         self.annotation = AnnData(obs=adata.obs.loc[:, own].iloc[rows].copy(), var=adata.var.copy())
         put_values(self.annotation, schema.layer, sparse.csr_matrix(self.annotation.shape, dtype=np.float32))
         copy_minification(adata, self.annotation, rows)
+        self.var: pd.DataFrame = self.annotation.var
         self.minify_type: str | None = get_minify_type(self.annotation)
+        self.n_batches: int | None = -(-len(rows) // self.batch_size)
         self.earlier_source_key = _earlier_source_key(adata, schema)
         self._given = slice(0, 0)
 
@@ -140,12 +138,12 @@ class AnnDataCells:
         check_var_names(adata, schema.var_names)
         condition = check_condition(adata, schema.condition_key, new_data=False)
         check_known("conditions", condition, schema.conditions)
-        rows = positions_of(indices, adata.obs_names)
+        asked = rows = positions_of(indices, adata.obs_names)
         if source is not None:
             check_choice("source", source, list(schema.conditions))
-            rows = rows[(condition == source).to_numpy()[rows]]
+            rows = asked[(condition == source).to_numpy()[asked]]
         if len(rows) == 0:
-            given = condition.iloc[positions_of(indices, adata.obs_names)].astype(str).value_counts()
+            given = condition.iloc[asked].astype(str).value_counts()
             of_source = "" if source is None else f" with source {source!r}"
             found = {name: int(n) for name, n in given.items() if n} or "none at all"
             msg = f"No cell to predict from{of_source}; found {found}. Pass cells of another condition or selection."
@@ -169,19 +167,9 @@ class AnnDataCells:
         return self.annotation.obs
 
     @property
-    def var(self) -> pd.DataFrame:
-        """Table of the genes."""
-        return self.annotation.var
-
-    @property
     def latest(self) -> pd.DataFrame:
         """Columns of the cells of the minibatch given last."""
         return self.obs.iloc[self._given]
-
-    @property
-    def n_batches(self) -> int:
-        """Number of minibatches."""
-        return -(-len(self.obs) // self.batch_size)
 
     def registered(self, own: AnnData, *, keep_labels: bool = False) -> AnnDataManager:
         """Register their annotation, or a copy of it, as the model's cells were.
@@ -198,9 +186,8 @@ class AnnDataCells:
 
     @functools.cached_property
     def _dataset(self) -> RowsDataset:
-        return RowsDataset(
-            self.registered(self.annotation.copy()), self.expression
-        )  # registering writes to obs and uns
+        own = self.annotation.copy()  # registering writes to obs and uns
+        return RowsDataset(self.registered(own), self.expression)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         loader = DataLoader(

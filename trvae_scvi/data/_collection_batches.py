@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -18,18 +17,17 @@ from ._sampler import ConditionBalancedSampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from annbatch import Loader
 
 __all__ = ["Minibatches", "RunSampler", "fast_decompression"]
 
 
-@contextlib.contextmanager
-def fast_decompression() -> Iterator[None]:
+def fast_decompression() -> AbstractContextManager[Any]:
     """Arrays that are opened inside the block are decompressed by several threads, without which that takes longest."""
     # zarr finds the package by this name, wherever arrays are opened next; outside of the block nothing has changed
-    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-        yield
+    return zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
 
 
 class RunSampler(Sampler):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from anndata.abc import CSCDataset
 from scipy import sparse
-from scvi import REGISTRY_KEYS, settings
+from scvi import REGISTRY_KEYS
 from torch.utils.data import Dataset
+
+from ._designs import warn
 
 if TYPE_CHECKING:
     from scvi.data import AnnDataManager
@@ -37,11 +38,9 @@ class Expression:
 
     def __init__(self, values: Any, rows: np.ndarray, columns: np.ndarray | None = None) -> None:
         if isinstance(values, CSCDataset):
-            warnings.warn(
+            warn(
                 "The expression on disk is stored gene by gene (CSC), so that no cell can be read alone: all of it is "
-                "loaded. Write it cell by cell, with `.tocsr()`, to read it in pieces.",
-                UserWarning,
-                stacklevel=settings.warnings_stacklevel,
+                "loaded. Write it cell by cell, with `.tocsr()`, to read it in pieces."
             )
             values = values.to_memory()
         self._values = values.tocsr() if sparse.issparse(values) else values

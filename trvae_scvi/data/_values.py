@@ -28,6 +28,7 @@ __all__ = [
     "get_values",
     "place_of",
     "read_once",
+    "row_chunks",
     "summarize_values",
     "warn_of_counts_elsewhere",
 ]
@@ -78,7 +79,8 @@ def read_once() -> Iterator[None]:
         _SEEN.reset(token)
 
 
-def _chunks(x: Any) -> Iterator[np.ndarray | sparse.spmatrix]:
+def row_chunks(x: Any) -> Iterator[np.ndarray | sparse.spmatrix]:
+    """A dense, sparse or backed matrix, or a Dask array, in memory a few thousand rows at a time."""
     for start in range(0, x.shape[0], _ROWS):
         chunk = x[start : start + _ROWS]
         if hasattr(chunk, "compute"):
@@ -87,7 +89,7 @@ def _chunks(x: Any) -> Iterator[np.ndarray | sparse.spmatrix]:
 
 
 def summarize_values(x: Any) -> ValueSummary:
-    """Pass once through a dense, sparse or backed matrix, or a Dask array, a few thousand rows at a time."""
+    """Pass once through a matrix, as far as :func:`read_once` has not seen it."""
     seen = _SEEN.get()
     if seen is None:
         return _summary_of(x)
@@ -100,7 +102,7 @@ def _summary_of(x: Any) -> ValueSummary:
     finite, integer, minimum, n_empty, maximum = True, True, np.inf, 0, -np.inf
     if sparse.issparse(x) and x.format != "csr":
         x = x.tocsr()
-    for chunk in _chunks(x):
+    for chunk in row_chunks(x):
         values = np.asarray(chunk.data if sparse.issparse(chunk) else chunk)
         filled = chunk.astype(bool)  # a sparse zero that is stored is none, too
         n_empty += int((np.asarray(filled.sum(axis=1)).ravel() == 0).sum())
