@@ -22,6 +22,7 @@ from ._collection_batches import Minibatches, RunSampler, fast_decompression
 from ._columns import MIN_CELLS, categorical_columns, check_condition
 from ._designs import warn_of_columns
 from ._registry import make_registry
+from ._sampler import divided
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,9 +149,7 @@ class CollectionDataModule(LightningDataModule):
         runs = self._runs
         if shuffle_set_split:
             runs = np.random.default_rng(self.seed).permutation(runs)
-        n_train = max(1, round(train_size * len(runs)))
-        n_validation = min(round(validation_size * len(runs)), len(runs) - n_train)
-        parts = np.split(runs, [n_train, n_train + n_validation])
+        parts = divided(runs, train_size, validation_size)
         self._train_runs, self._validation_runs, _ = parts
         self.train_idx, self.val_idx, self.test_idx = map(_cells, parts)
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)

@@ -106,15 +106,13 @@ def _summary_of(x: Any) -> ValueSummary:
         values = np.asarray(chunk.data if sparse.issparse(chunk) else chunk)
         filled = chunk.astype(bool)  # a sparse zero that is stored is none, too
         n_empty += int((np.asarray(filled.sum(axis=1)).ravel() == 0).sum())
-        if values.size == 0:
-            minimum, maximum = min(minimum, 0.0), max(maximum, 0.0)
-            continue
         if values.dtype.kind == "f":
             finite = finite and bool(np.isfinite(values).all())
             integer = integer and finite and are_whole(values)
-        zeros = [0.0] if values.size < chunk.shape[0] * chunk.shape[1] else []
-        minimum = min(minimum, float(values.min()), *zeros)
-        maximum = max(maximum, float(values.max()), *zeros)
+        extremes = [float(values.min()), float(values.max())] if values.size else []
+        if values.size < chunk.shape[0] * chunk.shape[1]:
+            extremes.append(0.0)
+        minimum, maximum = min([minimum, *extremes]), max([maximum, *extremes])
     return ValueSummary(finite, minimum, integer, n_empty, maximum)
 
 
