@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 from scvi import settings
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader
 
 from trvae_scvi._arguments import check_choice, check_integer
 from trvae_scvi._compat import ADATA_MINIFY_TYPE, SETUP_COLUMNS, copy_minification, get_minify_type, parent_of
@@ -193,7 +193,7 @@ class AnnDataCells:
         loader = DataLoader(
             self._dataset,
             batch_size=None,
-            sampler=BatchSampler(SequentialSampler(self._dataset), self.batch_size, drop_last=False),
+            sampler=BatchSampler(range(len(self.obs)), self.batch_size, drop_last=False),
             num_workers=settings.dl_num_workers,
             generator=torch.Generator(),  # else a loader draws from the global one, which others may be training with
             persistent_workers=settings.dl_persistent_workers,

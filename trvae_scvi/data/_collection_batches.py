@@ -50,6 +50,8 @@ class RunSampler(Sampler):
         Gives the epoch, which decides the draws of a pass together with the seed.
     """
 
+    shuffle = True
+
     def __init__(
         self,
         runs: np.ndarray,
@@ -72,11 +74,6 @@ class RunSampler(Sampler):
     def batch_size(self) -> int:
         """Cells a batch."""
         return self._batch_size
-
-    @property
-    def shuffle(self) -> bool:
-        """Whether the order is random."""
-        return True
 
     def n_batches(self, n_obs: int) -> int:
         """Batches of a pass, at least one for every load."""

@@ -221,14 +221,11 @@ def _codes(columns: dict[str, pd.Categorical], arguments: dict[str, Any], groups
     condition, labels_key = columns[arguments["condition_key"]].codes, arguments["labels_key"]
     labels = np.zeros(len(condition), np.int8) if labels_key is None else columns[labels_key].codes
     codes = {REGISTRY_KEYS.BATCH_KEY: condition[:, None], REGISTRY_KEYS.LABELS_KEY: labels[:, None]}
-    if arguments["categorical_covariate_keys"]:
-        codes[REGISTRY_KEYS.CAT_COVS_KEY] = np.column_stack(
-            [columns[key].codes for key in arguments["categorical_covariate_keys"]]
-        )
-    if arguments["continuous_covariate_keys"]:
-        codes[REGISTRY_KEYS.CONT_COVS_KEY] = np.column_stack(
-            [read_numbers(groups, key) for key in arguments["continuous_covariate_keys"]]
-        )
+    categorical, continuous = arguments["categorical_covariate_keys"], arguments["continuous_covariate_keys"]
+    if categorical:
+        codes[REGISTRY_KEYS.CAT_COVS_KEY] = np.column_stack([columns[key].codes for key in categorical])
+    if continuous:
+        codes[REGISTRY_KEYS.CONT_COVS_KEY] = np.column_stack([read_numbers(groups, key) for key in continuous])
     return codes
 
 

@@ -12,7 +12,7 @@ from anndata import AnnData
 from trvae_scvi._arguments import plain_list
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping
 
 __all__ = [
     "MIN_CELLS",
@@ -127,15 +127,8 @@ def check_condition(adata: AnnData, key: str, *, new_data: bool) -> pd.Series:
             "at least two. For one condition use scvi.model.SCVI."
         )
         raise ValueError(msg)
-    few = counts[counts < MIN_CELLS]
-    if len(few):
-        msg = (
-            f"Expected at least {MIN_CELLS} cells of every condition in `adata.obs[{key!r}]`, found "
-            f"{ {str(name): int(n) for name, n in few.items()} }. Remove these cells or merge the condition with "
-            "another; for conditions without any cell: "
-            f"`adata.obs[{key!r}] = adata.obs[{key!r}].cat.remove_unused_categories()`."
-        )
-        raise ValueError(msg)
+    mend = f"`adata.obs[{key!r}] = adata.obs[{key!r}].cat.remove_unused_categories()`"
+    _check_numbers_of_cells(counts, key, "condition", f"; for conditions without any cell: {mend}")
     return column
 
 
@@ -198,11 +191,16 @@ def _kinds(values: Iterable[object]) -> list[str]:
 def check_query_conditions(column: pd.Series, known: np.ndarray) -> None:
     """Raise a ValueError if a condition that is to be learned has too few cells."""
     counts = column.value_counts()
-    few = {str(name): int(n) for name, n in counts.items() if name not in set(known) and 0 < n < MIN_CELLS}
+    new = counts[(counts > 0) & ~counts.index.isin(known)]
+    _check_numbers_of_cells(new, column.name, "new condition")
+
+
+def _check_numbers_of_cells(counts: pd.Series, key: Hashable, what: str, mend: str = "") -> None:
+    few = {str(name): int(n) for name, n in counts.items() if n < MIN_CELLS}
     if few:
         msg = (
-            f"Expected at least {MIN_CELLS} cells of every new condition in `adata.obs[{column.name!r}]`, found "
-            f"{few}. Remove these cells or merge the condition with another."
+            f"Expected at least {MIN_CELLS} cells of every {what} in `adata.obs[{key!r}]`, found {few}. Remove these "
+            f"cells or merge the condition with another{mend}."
         )
         raise ValueError(msg)
 

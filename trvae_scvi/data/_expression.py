@@ -52,10 +52,6 @@ class Expression:
         """Numbers of rows and columns."""
         return len(self._rows), self._values.shape[1] if self._columns is None else len(self._columns)
 
-    def take(self, rows: np.ndarray) -> Expression:
-        """Some of the rows, not yet read."""
-        return Expression(self._values, self._rows[rows], self._columns)
-
     def __getitem__(self, asked: slice | list[int] | np.ndarray) -> np.ndarray | sparse.csr_matrix:
         """Read rows into memory."""
         rows = self._rows[asked]
@@ -78,9 +74,6 @@ class RowsDataset(Dataset):
         keys = [key for key in manager.data_registry if key != REGISTRY_KEYS.X_KEY]
         self._others = manager.create_torch_dataset(data_and_attributes=keys)
         self._expression = expression
-
-    def __len__(self) -> int:
-        return self._expression.shape[0]
 
     def __getitem__(self, rows: list[int]) -> dict[str, np.ndarray]:
         block = self._expression[rows]

@@ -35,9 +35,6 @@ class _SparseCells(Dataset):
         self.counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         self.others = {key: torch.from_numpy(values) for key, values in others[slice(None)].items()}
 
-    def __len__(self) -> int:
-        return self.counts.shape[0]
-
     def __getitem__(self, rows: list[int]) -> dict[str, torch.Tensor]:
         block = self.counts[rows].astype(np.float32, copy=False)
         indptr, indices, values = map(torch.from_numpy, (block.indptr, block.indices, block.data))
