@@ -14,7 +14,6 @@ from lightning.pytorch import LightningDataModule
 from scvi import REGISTRY_KEYS
 
 from trvae_scvi._arguments import check_integer
-from trvae_scvi._compat import registered_categories
 from trvae_scvi._seeds import current_seed
 
 from ._collection import backed, place_in, read_categorical, read_numbers, read_var_names, value_summary
@@ -75,6 +74,9 @@ class CollectionDataModule(LightningDataModule):
         _check_conditions(condition, arguments["condition_key"])
         warn_of_columns(pd.DataFrame(columns), arguments)
         self.n_obs = len(condition)
+        self._conditions = condition.categories.to_numpy()
+        self.n_batch = len(self._conditions)  # that of scvi-tools is the condition
+        self.n_labels = 1 if arguments["labels_key"] is None else len(columns[arguments["labels_key"]].categories)
         self.var_names = read_var_names(self._groups[0])
         self.n_vars = len(self.var_names)
         self.values = value_summary(collection)
@@ -91,16 +93,6 @@ class CollectionDataModule(LightningDataModule):
         self.mmd_reference: int | None = None
         self.data_loader_kwargs: dict[str, Any] = {}  # scvi-tools' logging reads it
         self.set_split()
-
-    @property
-    def n_batch(self) -> int:
-        """Number of conditions."""
-        return len(registered_categories(self.registry, REGISTRY_KEYS.BATCH_KEY))
-
-    @property
-    def n_labels(self) -> int:
-        """Number of labels, 1 without any."""
-        return len(registered_categories(self.registry, REGISTRY_KEYS.LABELS_KEY))
 
     def set_batch_size(self, batch_size: int | None = None) -> None:
         """Set the cells of a training and validation batch; ``None`` leaves them."""
@@ -153,12 +145,12 @@ class CollectionDataModule(LightningDataModule):
         self._train_runs, self._validation_runs, _ = parts
         self.train_idx, self.val_idx, self.test_idx = map(_cells, parts)
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
-        names = registered_categories(self.registry, REGISTRY_KEYS.BATCH_KEY)
-        present = np.bincount(self._codes[REGISTRY_KEYS.BATCH_KEY][self.train_idx, 0], minlength=len(names))
-        if (present == 0).any():
+        present = np.bincount(self._codes[REGISTRY_KEYS.BATCH_KEY][self.train_idx, 0], minlength=self.n_batch)
+        absent = list(self._conditions[present == 0])
+        if absent:
             msg = (
-                f"No training cell is left of the conditions {list(names[present == 0])}: their cells are few or lie "
-                "together. Train on more (train_size), or write the collection anew with shuffle=True."
+                f"No training cell is left of the conditions {absent}: their cells are few or lie together. "
+                "Train on more (train_size), or write the collection anew with shuffle=True."
             )
             raise ValueError(msg)
 

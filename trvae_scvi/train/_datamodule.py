@@ -12,16 +12,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from scvi import REGISTRY_KEYS
 
-from trvae_scvi._compat import (
-    registered_categories,
-    registered_continuous_covariates,
-    registered_covariates,
-    registered_var_names,
-)
 from trvae_scvi._math._summaries import ValueSummary, summarize_tensor
 from trvae_scvi._seeds import current_seed
 from trvae_scvi.data._columns import check_not_condition
 from trvae_scvi.data._registry import own_registry
+from trvae_scvi.data._schema import Schema
 from trvae_scvi.data._values import check_summary
 
 if TYPE_CHECKING:
@@ -136,19 +131,19 @@ def check_datamodule(datamodule: object, registry: dict[str, Any], module: TRVAE
     if not (isinstance(datamodule, LightningDataModule) and hasattr(datamodule, "registry")):
         msg = f"Expected `datamodule` to be a data module of scvi-tools, found {type(datamodule).__name__}."
         raise TypeError(msg)
-    served = own_registry(datamodule.registry)
-    for what, reader in _READERS.items():
-        found, expected = reader(served), reader(registry)
+    served, own = Schema.of(own_registry(datamodule.registry)), Schema.of(registry)
+    for what, names_of in _NAMES.items():
+        found, expected = names_of(served), names_of(own)
         if found != expected:
             msg = (
                 f"Expected the {what} the model was made with, {_shortened(expected)}, found {_shortened(found)}. "
                 "Make the model of this data module with `TRVAE(registry=datamodule.registry)`."
             )
             raise ValueError(msg)
-    if module.use_size_factor_key and served["setup_args"]["size_factor_key"] is None:
+    if module.use_size_factor_key and served.size_factor_key is None:
         msg = "The model was made with size factors, which this data module does not serve."
         raise ValueError(msg)
-    if module.options.mmd_balance_labels and served["setup_args"]["labels_key"] is None:
+    if module.options.mmd_balance_labels and served.labels_key is None:
         msg = "The model balances labels, which this data module does not serve; mmd_balance_labels=False does not."
         raise ValueError(msg)
     summary = _known_values(datamodule)
@@ -232,9 +227,9 @@ def _text(values: Iterable[Any]) -> list[str]:
     return [str(value) for value in values]
 
 
-_READERS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "genes": lambda registry: _text(registered_var_names(registry)),
-    "conditions": lambda registry: _text(registered_categories(registry, REGISTRY_KEYS.BATCH_KEY)),
-    "covariates": lambda registry: {key: _text(names) for key, names in registered_covariates(registry).items()},
-    "continuous covariates": registered_continuous_covariates,
+_NAMES: dict[str, Callable[[Schema], Any]] = {
+    "genes": lambda schema: _text(schema.var_names),
+    "conditions": lambda schema: _text(schema.conditions),
+    "covariates": lambda schema: {key: _text(names) for key, names in schema.covariates.items()},
+    "continuous covariates": lambda schema: schema.continuous_covariates,
 }
