@@ -104,6 +104,8 @@ class AnnDataCells:
         self.annotation = AnnData(obs=adata.obs.loc[:, own].iloc[rows].copy(), var=adata.var.copy())
         put_values(self.annotation, schema.layer, sparse.csr_matrix(self.annotation.shape, dtype=np.float32))
         copy_minification(adata, self.annotation, rows)
+        #: Columns of the cells, and table of the genes.
+        self.obs: pd.DataFrame = self.annotation.obs
         self.var: pd.DataFrame = self.annotation.var
         self.minify_type: str | None = get_minify_type(self.annotation)
         self.n_batches: int | None = -(-len(rows) // self.batch_size)
@@ -160,11 +162,6 @@ class AnnDataCells:
         check_covariates(self.annotation, arguments, new_data=False)
         for key, known in self.schema.covariates.items():
             check_known("covariate", self.obs[key], known)
-
-    @property
-    def obs(self) -> pd.DataFrame:
-        """Columns of the cells."""
-        return self.annotation.obs
 
     @property
     def latest(self) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from trvae_scvi._seeds import current_seed
 
 from ._collection import backed, place_in, read_categorical, read_numbers, read_var_names, value_summary
 from ._collection_batches import Minibatches, RunSampler, fast_decompression
-from ._columns import MIN_CELLS, categorical_columns, check_condition
+from ._columns import MIN_CELLS_TO_LEARN, categorical_columns, check_condition
 from ._designs import warn_of_columns
 from ._registry import make_registry
 from ._sampler import divided
@@ -203,7 +203,7 @@ class CollectionDataModule(LightningDataModule):
 
 def _check_conditions(condition: pd.Categorical, key: str) -> None:
     """The checks of a set-up, on no more cells than they need."""
-    few = np.repeat(condition.categories, np.minimum(np.bincount(condition.codes), MIN_CELLS))
+    few = np.repeat(condition.categories, np.minimum(np.bincount(condition.codes), MIN_CELLS_TO_LEARN))
     obs = pd.DataFrame({key: few}, index=[str(i) for i in range(len(few))])
     check_condition(AnnData(obs=obs), key, new_data=True)
 

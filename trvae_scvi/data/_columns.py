@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
 __all__ = [
-    "MIN_CELLS",
+    "MIN_CELLS_TO_LEARN",
     "categorical_columns",
     "check_anndata",
     "check_column",
@@ -29,7 +29,7 @@ __all__ = [
     "check_same_kind",
 ]
 
-MIN_CELLS = 3  # of a condition that is to be learned
+MIN_CELLS_TO_LEARN = 3  # of a condition
 
 _KINDS = ((bool | np.bool_, "booleans"), (Integral, "whole numbers"), (Real, "numbers"), (str, "texts"))
 
@@ -196,11 +196,11 @@ def check_query_conditions(column: pd.Series, known: np.ndarray) -> None:
 
 
 def _check_numbers_of_cells(counts: pd.Series, key: Hashable, what: str, mend: str = "") -> None:
-    few = {str(name): int(n) for name, n in counts.items() if n < MIN_CELLS}
+    few = {str(name): int(n) for name, n in counts.items() if n < MIN_CELLS_TO_LEARN}
     if few:
         msg = (
-            f"Expected at least {MIN_CELLS} cells of every {what} in `adata.obs[{key!r}]`, found {few}. Remove these "
-            f"cells or merge the condition with another{mend}."
+            f"Expected at least {MIN_CELLS_TO_LEARN} cells of every {what} in `adata.obs[{key!r}]`, found {few}. "
+            f"Remove these cells or merge the condition with another{mend}."
         )
         raise ValueError(msg)
 

@@ -10,10 +10,14 @@ import pandas as pd
 from scipy import sparse
 from scvi import settings
 
+from trvae_scvi._math._mmd import MIN_CELLS
+
 from ._columns import categorical_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
+
+    from ._schema import Schema
 
 __all__ = ["warn", "warn_of_columns", "warn_of_few_cells", "warn_of_similar_names"]
 
@@ -91,24 +95,20 @@ def _n_parts(table: np.ndarray) -> int:
     return int(sparse.csgraph.connected_components(graph, directed=False)[0])
 
 
-def warn_of_few_cells(
-    counts: np.ndarray, labels: Sequence[Any], conditions: Sequence[Any], min_cells: int, *, by_label: bool
-) -> None:
+def warn_of_few_cells(counts: np.ndarray, schema: Schema, *, by_label: bool) -> None:
     """Warn of conditions, and of labels under a condition, that have too few cells for the MMD to match.
 
     Parameters
     ----------
     counts
         Numbers of cells, labels x conditions.
-    labels, conditions
-        Their names.
-    min_cells
-        Cells of a condition that the MMD needs in a batch.
+    schema
+        Has their names.
     by_label
         Whether the MMD is balanced over labels, of which it needs two cells each.
     """
-    needed = int(np.ceil(min_cells / _TRAINED_ON))
-    few = {str(name): int(n) for name, n in zip(conditions, counts.sum(axis=0), strict=True) if 0 < n < needed}
+    needed = int(np.ceil(MIN_CELLS / _TRAINED_ON))
+    few = {str(name): int(n) for name, n in zip(schema.conditions, counts.sum(axis=0), strict=True) if 0 < n < needed}
     if few:
         warn(
             f"Conditions with fewer cells than the MMD can match, {needed}: {_shortened(few)}. What is learned of them "
@@ -117,8 +117,8 @@ def warn_of_few_cells(
     needed = int(np.ceil(2 / _TRAINED_ON))
     rare = {
         f"{label}, {condition}": int(n)
-        for label, row in zip(labels, counts, strict=True)
-        for condition, n in zip(conditions, row, strict=True)
+        for label, row in zip(schema.labels, counts, strict=True)
+        for condition, n in zip(schema.conditions, row, strict=True)
         if 0 < n < needed
     }
     if by_label and rare:

@@ -243,8 +243,8 @@ def _warn_of_few_cells(model: Trainable) -> None:
     if model.adata is None or not model.module.options.matches_conditions:
         return
     schema = Schema.of(model.registry_)
-    counts, names = cells_by_label(model.adata_manager, schema), (list(schema.labels), list(schema.conditions))
-    warn_of_few_cells(counts, *names, MIN_CELLS, by_label=model.module.options.mmd_balance_labels)
+    counts = cells_by_label(model.adata_manager, schema)
+    warn_of_few_cells(counts, schema, by_label=model.module.options.mmd_balance_labels)
 
 
 def _warn_of_absent_mmd(model: Trainable) -> None:
