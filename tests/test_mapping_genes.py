@@ -11,7 +11,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from trvae_scvi.data import _genes
+from trvae_scvi.data import _values
 from trvae_scvi.mapping import align_genes, compare_genes
 
 GENES = ["g0", "g1", "g2", "g3", "g4", "g5"]
@@ -116,7 +116,7 @@ def test_views_give_what_copies_give(kind):
 
 @pytest.mark.parametrize("kind", ["dense", "csr", "csc"])
 def test_backed_objects_are_read_in_pieces(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(_genes, "_ROWS", 5)  # 12 cells: three pieces
+    monkeypatch.setattr(_values, "_ROWS", 5)  # 12 cells: three pieces
     adata = make(kind)
     adata.write_h5ad(tmp_path / "query.h5ad")
     backed = ad.read_h5ad(tmp_path / "query.h5ad", backed="r")

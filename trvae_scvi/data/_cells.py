@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 from scvi import settings
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader
 
 from trvae_scvi._arguments import check_choice, check_integer
 from trvae_scvi._compat import ADATA_MINIFY_TYPE, SETUP_COLUMNS, copy_minification, get_minify_type, parent_of
@@ -60,22 +60,18 @@ class Cells(Protocol):
         The column in which an earlier prediction of these cells kept the condition they were measured under.
     """
 
+    var: pd.DataFrame
+    minify_type: str | None
+    n_batches: int | None
+    repeatable: bool
+    earlier_source_key: str | None
+
     @property
     def obs(self) -> pd.DataFrame: ...
     @property
     def latest(self) -> pd.DataFrame: ...
     @property
-    def var(self) -> pd.DataFrame: ...
-    @property
-    def minify_type(self) -> str | None: ...
-    @property
     def batch_size(self) -> int | None: ...
-    @property
-    def n_batches(self) -> int | None: ...
-    @property
-    def repeatable(self) -> bool: ...
-    @property
-    def earlier_source_key(self) -> str | None: ...
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]: ...
 
 
@@ -108,7 +104,11 @@ class AnnDataCells:
         self.annotation = AnnData(obs=adata.obs.loc[:, own].iloc[rows].copy(), var=adata.var.copy())
         put_values(self.annotation, schema.layer, sparse.csr_matrix(self.annotation.shape, dtype=np.float32))
         copy_minification(adata, self.annotation, rows)
+        #: Columns of the cells, and table of the genes.
+        self.obs: pd.DataFrame = self.annotation.obs
+        self.var: pd.DataFrame = self.annotation.var
         self.minify_type: str | None = get_minify_type(self.annotation)
+        self.n_batches: int | None = -(-len(rows) // self.batch_size)
         self.earlier_source_key = _earlier_source_key(adata, schema)
         self._given = slice(0, 0)
 
@@ -140,12 +140,12 @@ class AnnDataCells:
         check_var_names(adata, schema.var_names)
         condition = check_condition(adata, schema.condition_key, new_data=False)
         check_known("conditions", condition, schema.conditions)
-        rows = positions_of(indices, adata.obs_names)
+        asked = rows = positions_of(indices, adata.obs_names)
         if source is not None:
             check_choice("source", source, list(schema.conditions))
-            rows = rows[(condition == source).to_numpy()[rows]]
+            rows = asked[(condition == source).to_numpy()[asked]]
         if len(rows) == 0:
-            given = condition.iloc[positions_of(indices, adata.obs_names)].astype(str).value_counts()
+            given = condition.iloc[asked].astype(str).value_counts()
             of_source = "" if source is None else f" with source {source!r}"
             found = {name: int(n) for name, n in given.items() if n} or "none at all"
             msg = f"No cell to predict from{of_source}; found {found}. Pass cells of another condition or selection."
@@ -158,31 +158,15 @@ class AnnDataCells:
 
     def check_covariates(self) -> None:
         """Check all that is registered but conditions and labels, which are never fed to the network."""
-        arguments = self.schema.registry["setup_args"]
-        names = ("size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
-        check_covariates(self.annotation, labels_key=None, **{name: arguments[name] for name in names}, new_data=False)
+        arguments = {**self.schema.registry["setup_args"], "labels_key": None}
+        check_covariates(self.annotation, arguments, new_data=False)
         for key, known in self.schema.covariates.items():
             check_known("covariate", self.obs[key], known)
-
-    @property
-    def obs(self) -> pd.DataFrame:
-        """Columns of the cells."""
-        return self.annotation.obs
-
-    @property
-    def var(self) -> pd.DataFrame:
-        """Table of the genes."""
-        return self.annotation.var
 
     @property
     def latest(self) -> pd.DataFrame:
         """Columns of the cells of the minibatch given last."""
         return self.obs.iloc[self._given]
-
-    @property
-    def n_batches(self) -> int:
-        """Number of minibatches."""
-        return -(-len(self.obs) // self.batch_size)
 
     def registered(self, own: AnnData, *, keep_labels: bool = False) -> AnnDataManager:
         """Register their annotation, or a copy of it, as the model's cells were.
@@ -199,15 +183,14 @@ class AnnDataCells:
 
     @functools.cached_property
     def _dataset(self) -> RowsDataset:
-        return RowsDataset(
-            self.registered(self.annotation.copy()), self.expression
-        )  # registering writes to obs and uns
+        own = self.annotation.copy()  # registering writes to obs and uns
+        return RowsDataset(self.registered(own), self.expression)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         loader = DataLoader(
             self._dataset,
             batch_size=None,
-            sampler=BatchSampler(SequentialSampler(self._dataset), self.batch_size, drop_last=False),
+            sampler=BatchSampler(range(len(self.obs)), self.batch_size, drop_last=False),
             num_workers=settings.dl_num_workers,
             generator=torch.Generator(),  # else a loader draws from the global one, which others may be training with
             persistent_workers=settings.dl_persistent_workers,

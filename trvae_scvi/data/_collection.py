@@ -142,9 +142,8 @@ def _checked_parts(
         try:
             values = _find_values(source, place)
             part = AnnData(values, anndata.io.read_elem(source["obs"]), pd.DataFrame(index=var_names))
-            columns = {name: key for name, key in arguments.items() if name not in ("condition_key", "layer")}
             check_column(part, "condition_key", arguments["condition_key"])
-            check_covariates(part, **columns, new_data=False)  # a category may be in another file
+            check_covariates(part, arguments, new_data=False)  # a category may be in another file
             summary = summarize_values(backed(source[place]))  # faster than by Dask
             summary.check_finite(repr(place))
         except (KeyError, TypeError, ValueError) as error:
@@ -152,8 +151,7 @@ def _checked_parts(
             raise
         parts[file] = part
         summaries.append(summary)
-    finite, minimum, integer, n_empty, maximum = zip(*summaries, strict=True)
-    return parts, ValueSummary(all(finite), float(min(minimum)), all(integer), sum(n_empty), float(max(maximum)))
+    return parts, ValueSummary.joined(summaries)
 
 
 def _find_values(source: Group, place: str) -> Any:

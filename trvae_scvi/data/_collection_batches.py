@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -18,18 +17,17 @@ from ._sampler import ConditionBalancedSampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from annbatch import Loader
 
 __all__ = ["Minibatches", "RunSampler", "fast_decompression"]
 
 
-@contextlib.contextmanager
-def fast_decompression() -> Iterator[None]:
+def fast_decompression() -> AbstractContextManager[Any]:
     """Arrays that are opened inside the block are decompressed by several threads, without which that takes longest."""
     # zarr finds the package by this name, wherever arrays are opened next; outside of the block nothing has changed
-    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-        yield
+    return zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
 
 
 class RunSampler(Sampler):
@@ -51,6 +49,8 @@ class RunSampler(Sampler):
     epoch
         Gives the epoch, which decides the draws of a pass together with the seed.
     """
+
+    shuffle = True
 
     def __init__(
         self,
@@ -74,11 +74,6 @@ class RunSampler(Sampler):
     def batch_size(self) -> int:
         """Cells a batch."""
         return self._batch_size
-
-    @property
-    def shuffle(self) -> bool:
-        """Whether the order is random."""
-        return True
 
     def n_batches(self, n_obs: int) -> int:
         """Batches of a pass, at least one for every load."""

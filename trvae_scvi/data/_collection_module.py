@@ -14,14 +14,14 @@ from lightning.pytorch import LightningDataModule
 from scvi import REGISTRY_KEYS
 
 from trvae_scvi._arguments import check_integer
-from trvae_scvi._compat import registered_categories
 from trvae_scvi._seeds import current_seed
 
 from ._collection import backed, place_in, read_categorical, read_numbers, read_var_names, value_summary
 from ._collection_batches import Minibatches, RunSampler, fast_decompression
-from ._columns import check_condition
-from ._designs import warn_of_nesting, warn_of_similar_names
+from ._columns import MIN_CELLS_TO_LEARN, categorical_columns, check_condition
+from ._designs import warn_of_columns
 from ._registry import make_registry
+from ._sampler import divided
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["CollectionDataModule"]
 
 _MIN_RUNS = 200  # a small collection is read in smaller pieces, so that the validation cells can be drawn
-_MIN_CELLS = 3
 
 
 class CollectionDataModule(LightningDataModule):
@@ -70,14 +69,14 @@ class CollectionDataModule(LightningDataModule):
         check_integer("chunk_size", chunk_size, 1)
         check_integer("preload_nchunks", preload_nchunks, 1)
         self._groups, self._place = list(collection), place_in(collection, arguments["layer"])
-        keys = arguments["condition_key"], arguments["labels_key"], *(arguments["categorical_covariate_keys"] or ())
-        columns = {key: read_categorical(self._groups, key) for key in keys if key is not None}
+        columns = {key: read_categorical(self._groups, key) for key in categorical_columns(arguments)}
         condition = columns[arguments["condition_key"]]
         _check_conditions(condition, arguments["condition_key"])
-        for key, column in columns.items():
-            warn_of_similar_names(key, column.categories)
-        warn_of_nesting(pd.DataFrame(columns), arguments["condition_key"], set(columns) - {arguments["condition_key"]})
+        warn_of_columns(pd.DataFrame(columns), arguments)
         self.n_obs = len(condition)
+        self._conditions = condition.categories.to_numpy()
+        self.n_batch = len(self._conditions)  # that of scvi-tools is the condition
+        self.n_labels = 1 if arguments["labels_key"] is None else len(columns[arguments["labels_key"]].categories)
         self.var_names = read_var_names(self._groups[0])
         self.n_vars = len(self.var_names)
         self.values = value_summary(collection)
@@ -94,16 +93,6 @@ class CollectionDataModule(LightningDataModule):
         self.mmd_reference: int | None = None
         self.data_loader_kwargs: dict[str, Any] = {}  # scvi-tools' logging reads it
         self.set_split()
-
-    @property
-    def n_batch(self) -> int:
-        """Number of conditions."""
-        return len(registered_categories(self.registry, REGISTRY_KEYS.BATCH_KEY))
-
-    @property
-    def n_labels(self) -> int:
-        """Number of labels, 1 without any."""
-        return len(registered_categories(self.registry, REGISTRY_KEYS.LABELS_KEY))
 
     def set_batch_size(self, batch_size: int | None = None) -> None:
         """Set the cells of a training and validation batch; ``None`` leaves them."""
@@ -152,18 +141,16 @@ class CollectionDataModule(LightningDataModule):
         runs = self._runs
         if shuffle_set_split:
             runs = np.random.default_rng(self.seed).permutation(runs)
-        n_train = max(1, round(train_size * len(runs)))
-        n_validation = min(round(validation_size * len(runs)), len(runs) - n_train)
-        parts = np.split(runs, [n_train, n_train + n_validation])
+        parts = divided(runs, train_size, validation_size)
         self._train_runs, self._validation_runs, _ = parts
         self.train_idx, self.val_idx, self.test_idx = map(_cells, parts)
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
-        names = registered_categories(self.registry, REGISTRY_KEYS.BATCH_KEY)
-        present = np.bincount(self._codes[REGISTRY_KEYS.BATCH_KEY][self.train_idx, 0], minlength=len(names))
-        if (present == 0).any():
+        present = np.bincount(self._codes[REGISTRY_KEYS.BATCH_KEY][self.train_idx, 0], minlength=self.n_batch)
+        absent = list(self._conditions[present == 0])
+        if absent:
             msg = (
-                f"No training cell is left of the conditions {list(names[present == 0])}: their cells are few or lie "
-                "together. Train on more (train_size), or write the collection anew with shuffle=True."
+                f"No training cell is left of the conditions {absent}: their cells are few or lie together. "
+                "Train on more (train_size), or write the collection anew with shuffle=True."
             )
             raise ValueError(msg)
 
@@ -216,7 +203,7 @@ class CollectionDataModule(LightningDataModule):
 
 def _check_conditions(condition: pd.Categorical, key: str) -> None:
     """The checks of a set-up, on no more cells than they need."""
-    few = np.repeat(condition.categories, np.minimum(np.bincount(condition.codes), _MIN_CELLS))
+    few = np.repeat(condition.categories, np.minimum(np.bincount(condition.codes), MIN_CELLS_TO_LEARN))
     obs = pd.DataFrame({key: few}, index=[str(i) for i in range(len(few))])
     check_condition(AnnData(obs=obs), key, new_data=True)
 
@@ -226,14 +213,11 @@ def _codes(columns: dict[str, pd.Categorical], arguments: dict[str, Any], groups
     condition, labels_key = columns[arguments["condition_key"]].codes, arguments["labels_key"]
     labels = np.zeros(len(condition), np.int8) if labels_key is None else columns[labels_key].codes
     codes = {REGISTRY_KEYS.BATCH_KEY: condition[:, None], REGISTRY_KEYS.LABELS_KEY: labels[:, None]}
-    if arguments["categorical_covariate_keys"]:
-        codes[REGISTRY_KEYS.CAT_COVS_KEY] = np.column_stack(
-            [columns[key].codes for key in arguments["categorical_covariate_keys"]]
-        )
-    if arguments["continuous_covariate_keys"]:
-        codes[REGISTRY_KEYS.CONT_COVS_KEY] = np.column_stack(
-            [read_numbers(groups, key) for key in arguments["continuous_covariate_keys"]]
-        )
+    categorical, continuous = arguments["categorical_covariate_keys"], arguments["continuous_covariate_keys"]
+    if categorical:
+        codes[REGISTRY_KEYS.CAT_COVS_KEY] = np.column_stack([columns[key].codes for key in categorical])
+    if continuous:
+        codes[REGISTRY_KEYS.CONT_COVS_KEY] = np.column_stack([read_numbers(groups, key) for key in continuous])
     return codes
 
 

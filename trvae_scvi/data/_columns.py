@@ -12,9 +12,11 @@ from anndata import AnnData
 from trvae_scvi._arguments import plain_list
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping
 
 __all__ = [
+    "MIN_CELLS_TO_LEARN",
+    "categorical_columns",
     "check_anndata",
     "check_column",
     "check_condition",
@@ -23,12 +25,19 @@ __all__ = [
     "check_known",
     "check_not_condition",
     "check_not_view",
-    "check_one_kind",
     "check_query_conditions",
     "check_same_kind",
 ]
 
-_MIN_CELLS = 3
+MIN_CELLS_TO_LEARN = 3  # of a condition
+
+_KINDS = ((bool | np.bool_, "booleans"), (Integral, "whole numbers"), (Real, "numbers"), (str, "texts"))
+
+
+def categorical_columns(arguments: Mapping[str, Any]) -> list[str]:
+    """The columns of categories among a set-up's arguments, each once, that of the conditions first."""
+    keys = (arguments["condition_key"], arguments["labels_key"], *(arguments["categorical_covariate_keys"] or ()))
+    return list(dict.fromkeys(key for key in keys if key is not None))
 
 
 def check_anndata(adata: object) -> None:
@@ -108,7 +117,7 @@ def check_condition(adata: AnnData, key: str, *, new_data: bool) -> pd.Series:
     if blank.any():
         msg = f"`adata.obs[{key!r}]` is an empty text for {int(blank.sum())} of {len(column)} cells. Name it."
         raise ValueError(msg)
-    check_one_kind(column)
+    _check_one_kind(column)
     if not new_data:
         return column
     counts = column.value_counts()
@@ -118,19 +127,12 @@ def check_condition(adata: AnnData, key: str, *, new_data: bool) -> pd.Series:
             "at least two. For one condition use scvi.model.SCVI."
         )
         raise ValueError(msg)
-    few = counts[counts < _MIN_CELLS]
-    if len(few):
-        msg = (
-            f"Expected at least {_MIN_CELLS} cells of every condition in `adata.obs[{key!r}]`, found "
-            f"{ {str(name): int(n) for name, n in few.items()} }. Remove these cells or merge the condition with "
-            "another; for conditions without any cell: "
-            f"`adata.obs[{key!r}] = adata.obs[{key!r}].cat.remove_unused_categories()`."
-        )
-        raise ValueError(msg)
+    mend = f"`adata.obs[{key!r}] = adata.obs[{key!r}].cat.remove_unused_categories()`"
+    _check_numbers_of_cells(counts, key, "condition", f"; for conditions without any cell: {mend}")
     return column
 
 
-def check_one_kind(column: pd.Series) -> None:
+def _check_one_kind(column: pd.Series) -> None:
     """Raise a ValueError if a column holds values of several types, which have no order."""
     kinds = {type(value).__name__ for value in column.unique()}
     if len(kinds) > 1:
@@ -181,11 +183,7 @@ def check_same_kind(column: pd.Series, known: np.ndarray) -> None:
 
 def _kinds(values: Iterable[object]) -> list[str]:
     def kind(value: object) -> str:
-        if isinstance(value, bool | np.bool_):
-            return "booleans"
-        if isinstance(value, Integral):
-            return "whole numbers"
-        return "numbers" if isinstance(value, Real) else "texts" if isinstance(value, str) else type(value).__name__
+        return next((kind for types, kind in _KINDS if isinstance(value, types)), type(value).__name__)
 
     return sorted({kind(value) for value in values})
 
@@ -193,35 +191,33 @@ def _kinds(values: Iterable[object]) -> list[str]:
 def check_query_conditions(column: pd.Series, known: np.ndarray) -> None:
     """Raise a ValueError if a condition that is to be learned has too few cells."""
     counts = column.value_counts()
-    few = {str(name): int(n) for name, n in counts.items() if name not in set(known) and 0 < n < _MIN_CELLS}
+    new = counts[(counts > 0) & ~counts.index.isin(known)]
+    _check_numbers_of_cells(new, column.name, "new condition")
+
+
+def _check_numbers_of_cells(counts: pd.Series, key: Hashable, what: str, mend: str = "") -> None:
+    few = {str(name): int(n) for name, n in counts.items() if n < MIN_CELLS_TO_LEARN}
     if few:
         msg = (
-            f"Expected at least {_MIN_CELLS} cells of every new condition in `adata.obs[{column.name!r}]`, found "
-            f"{few}. Remove these cells or merge the condition with another."
+            f"Expected at least {MIN_CELLS_TO_LEARN} cells of every {what} in `adata.obs[{key!r}]`, found {few}. "
+            f"Remove these cells or merge the condition with another{mend}."
         )
         raise ValueError(msg)
 
 
-def check_covariates(
-    adata: AnnData,
-    *,
-    labels_key: str | None,
-    size_factor_key: str | None,
-    categorical_covariate_keys: Sequence[str] | None,
-    continuous_covariate_keys: Sequence[str] | None,
-    new_data: bool,
-) -> None:
-    """Check every registered column but the condition's: there, complete and, where numeric, finite.
+def check_covariates(adata: AnnData, arguments: Mapping[str, Any], *, new_data: bool) -> None:
+    """Check every column of a set-up but the condition's: there, complete and, where numeric, finite.
 
     Of data to train on (`new_data`), every category of a covariate must have a cell.
     """
+    labels_key, size_factor_key = arguments["labels_key"], arguments["size_factor_key"]
     if labels_key is not None:
-        check_one_kind(check_column(adata, "labels_key", labels_key))
-    for key in check_keys("categorical_covariate_keys", categorical_covariate_keys) or ():
+        _check_one_kind(check_column(adata, "labels_key", labels_key))
+    for key in arguments["categorical_covariate_keys"] or ():
         column = check_column(adata, "categorical_covariate_keys", key)
         if new_data:
             _check_used(column)
-    for key in check_keys("continuous_covariate_keys", continuous_covariate_keys) or ():
+    for key in arguments["continuous_covariate_keys"] or ():
         _numbers(check_column(adata, "continuous_covariate_keys", key))
     if size_factor_key is not None:
         numbers = _numbers(check_column(adata, "size_factor_key", size_factor_key))
@@ -230,8 +226,9 @@ def check_covariates(
             raise ValueError(msg)
 
 
-def check_not_condition(condition_key: str, arguments: Mapping[str, Any]) -> None:
+def check_not_condition(arguments: Mapping[str, Any]) -> None:
     """Raise a ValueError if a set-up's arguments register the column of conditions as something else, too."""
+    condition_key = arguments["condition_key"]
     if arguments["labels_key"] == condition_key:
         msg = (
             f"`labels_key={condition_key!r}` is the column of conditions. No label would have cells of two conditions, "

@@ -10,10 +10,16 @@ import pandas as pd
 from scipy import sparse
 from scvi import settings
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from trvae_scvi._math._mmd import MIN_CELLS
 
-__all__ = ["warn", "warn_of_few_cells", "warn_of_nesting", "warn_of_similar_names"]
+from ._columns import categorical_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ._schema import Schema
+
+__all__ = ["warn", "warn_of_columns", "warn_of_few_cells", "warn_of_similar_names"]
 
 _SHOWN = 5
 _TRAINED_ON = 0.9  # of the cells, by default
@@ -23,6 +29,15 @@ _MISSING = ("nan", "none", "na", "n/a", "null", "<na>")
 def warn(message: str) -> None:
     """A UserWarning."""
     warnings.warn(message, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+def warn_of_columns(obs: pd.DataFrame, arguments: Mapping[str, Any]) -> None:
+    """Warn of what misleads in the columns of categories among a set-up's arguments."""
+    condition_key, *others = categorical_columns(arguments)
+    for key in (condition_key, *others):
+        warn_of_similar_names(key, obs[key].unique())
+    for key in others:
+        _warn_of_nesting(obs, condition_key, key)
 
 
 def warn_of_similar_names(key: str, values: Iterable[object]) -> None:
@@ -45,29 +60,24 @@ def warn_of_similar_names(key: str, values: Iterable[object]) -> None:
         )
 
 
-def warn_of_nesting(obs: pd.DataFrame, condition_key: str, keys: Iterable[str]) -> None:
-    """Warn of columns whose effects no cell tells apart from those of the conditions.
+def _warn_of_nesting(obs: pd.DataFrame, condition_key: str, key: str) -> None:
+    """Warn of a column whose effects no cell tells apart from those of the conditions.
 
     In a model where both add up, the difference of two conditions is identified only if a chain of categories that were
     measured under several conditions connects them.
     """
-    of_conditions = _codes(obs[condition_key])
-    for key in keys:
-        codes, names = _codes(obs[key])
-        pairs = np.unique(
-            codes.astype(np.int64) * len(of_conditions[1]) + of_conditions[0]
-        )  # no table of texts for every cell
-        table = np.zeros((len(names), len(of_conditions[1])), dtype=bool)
-        table.flat[pairs] = True
-        if table.any(axis=1).sum() < 2 or _n_parts(table) == 1:
-            continue
-        alone = np.flatnonzero(table.sum(axis=1) == 1)[:_SHOWN]
-        shown = {str(names[i]): str(of_conditions[1][int(np.argmax(table[i]))]) for i in alone}
-        warn(
-            f"No category of `adata.obs[{key!r}]` connects some of the conditions in `adata.obs[{condition_key!r}]`, "
-            f"e.g. {shown}: what the one does cannot be told from what the other does. Measure categories under "
-            "several conditions, or leave the column out and read a predicted change as that of both together."
-        )
+    (codes, names), (condition_codes, conditions) = _codes(obs[key]), _codes(obs[condition_key])
+    table = np.zeros((len(names), len(conditions)), dtype=bool)
+    table[codes, condition_codes] = True
+    if _n_parts(table) == 1:
+        return
+    alone = np.flatnonzero(table.sum(axis=1) == 1)[:_SHOWN]
+    shown = {str(names[i]): str(conditions[int(np.argmax(table[i]))]) for i in alone}
+    warn(
+        f"No category of `adata.obs[{key!r}]` connects some of the conditions in `adata.obs[{condition_key!r}]`, "
+        f"e.g. {shown}: what the one does cannot be told from what the other does. Measure categories under "
+        "several conditions, or leave the column out and read a predicted change as that of both together."
+    )
 
 
 def _codes(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -80,31 +90,25 @@ def _codes(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
 
 def _n_parts(table: np.ndarray) -> int:
     """Number of connected parts of the graph that joins a row and a column where the table holds."""
-    table = table[table.any(axis=1)][:, table.any(axis=0)]  # used categories only
-    rows, columns = np.nonzero(table)
-    n = sum(table.shape)
-    graph = sparse.coo_matrix((np.ones(len(rows)), (rows, columns + table.shape[0])), shape=(n, n))
+    used = sparse.csr_matrix(table[table.any(axis=1)][:, table.any(axis=0)])
+    graph = sparse.bmat([[None, used], [used.T, None]])
     return int(sparse.csgraph.connected_components(graph, directed=False)[0])
 
 
-def warn_of_few_cells(
-    counts: np.ndarray, labels: Sequence[Any], conditions: Sequence[Any], min_cells: int, *, by_label: bool
-) -> None:
+def warn_of_few_cells(counts: np.ndarray, schema: Schema, *, by_label: bool) -> None:
     """Warn of conditions, and of labels under a condition, that have too few cells for the MMD to match.
 
     Parameters
     ----------
     counts
         Numbers of cells, labels x conditions.
-    labels, conditions
-        Their names.
-    min_cells
-        Cells of a condition that the MMD needs in a batch.
+    schema
+        Has their names.
     by_label
         Whether the MMD is balanced over labels, of which it needs two cells each.
     """
-    needed = int(np.ceil(min_cells / _TRAINED_ON))
-    few = {str(name): int(n) for name, n in zip(conditions, counts.sum(axis=0), strict=True) if 0 < n < needed}
+    needed = int(np.ceil(MIN_CELLS / _TRAINED_ON))
+    few = {str(name): int(n) for name, n in zip(schema.conditions, counts.sum(axis=0), strict=True) if 0 < n < needed}
     if few:
         warn(
             f"Conditions with fewer cells than the MMD can match, {needed}: {_shortened(few)}. What is learned of them "
@@ -113,8 +117,8 @@ def warn_of_few_cells(
     needed = int(np.ceil(2 / _TRAINED_ON))
     rare = {
         f"{label}, {condition}": int(n)
-        for label, row in zip(labels, counts, strict=True)
-        for condition, n in zip(conditions, row, strict=True)
+        for label, row in zip(schema.labels, counts, strict=True)
+        for condition, n in zip(schema.conditions, row, strict=True)
         if 0 < n < needed
     }
     if by_label and rare:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from anndata.abc import CSCDataset
 from scipy import sparse
-from scvi import REGISTRY_KEYS, settings
+from scvi import REGISTRY_KEYS
 from torch.utils.data import Dataset
+
+from ._designs import warn
 
 if TYPE_CHECKING:
     from scvi.data import AnnDataManager
@@ -37,11 +38,9 @@ class Expression:
 
     def __init__(self, values: Any, rows: np.ndarray, columns: np.ndarray | None = None) -> None:
         if isinstance(values, CSCDataset):
-            warnings.warn(
+            warn(
                 "The expression on disk is stored gene by gene (CSC), so that no cell can be read alone: all of it is "
-                "loaded. Write it cell by cell, with `.tocsr()`, to read it in pieces.",
-                UserWarning,
-                stacklevel=settings.warnings_stacklevel,
+                "loaded. Write it cell by cell, with `.tocsr()`, to read it in pieces."
             )
             values = values.to_memory()
         self._values = values.tocsr() if sparse.issparse(values) else values
@@ -52,10 +51,6 @@ class Expression:
     def shape(self) -> tuple[int, int]:
         """Numbers of rows and columns."""
         return len(self._rows), self._values.shape[1] if self._columns is None else len(self._columns)
-
-    def take(self, rows: np.ndarray) -> Expression:
-        """Some of the rows, not yet read."""
-        return Expression(self._values, self._rows[rows], self._columns)
 
     def __getitem__(self, asked: slice | list[int] | np.ndarray) -> np.ndarray | sparse.csr_matrix:
         """Read rows into memory."""
@@ -79,9 +74,6 @@ class RowsDataset(Dataset):
         keys = [key for key in manager.data_registry if key != REGISTRY_KEYS.X_KEY]
         self._others = manager.create_torch_dataset(data_and_attributes=keys)
         self._expression = expression
-
-    def __len__(self) -> int:
-        return self._expression.shape[0]
 
     def __getitem__(self, rows: list[int]) -> dict[str, np.ndarray]:
         block = self._expression[rows]

@@ -16,6 +16,7 @@ from trvae_scvi._arguments import check_number
 
 from ._columns import check_anndata
 from ._gene_names import naming_hint
+from ._values import row_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 _KEY = "gene_alignment"
 _SHOWN = 5
-_ROWS = 4096  # of a matrix on disk, read at a time
 
 
 class GeneComparison(NamedTuple):
@@ -244,9 +244,7 @@ def _place_columns(x: Any, positions: np.ndarray) -> np.ndarray | sparse.csr_mat
         present = positions >= 0
         return _place(x[:, positions[present]], np.where(present, np.cumsum(present) - 1, -1))
     # By rows: anndata reads the whole matrix to take columns out of a backed CSR one.
-    chunks = (x[start : start + _ROWS] for start in range(0, x.shape[0], _ROWS))
-    loaded = (chunk.compute() if hasattr(chunk, "compute") else chunk for chunk in chunks)  # dask
-    blocks = [_place(chunk if sparse.issparse(chunk) else np.asarray(chunk), positions) for chunk in loaded]
+    blocks = [_place(chunk, positions) for chunk in row_chunks(x)]
     return sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.concatenate(blocks)
 
 

@@ -45,9 +45,9 @@ class LoaderCells:
         If `loader` cannot be iterated, or yields something else.
     """
 
-    minify_type = None
+    minify_type: str | None = None
     batch_size = None
-    earlier_source_key = None
+    earlier_source_key: str | None = None
 
     def __init__(self, loader: Iterable[Mapping[str, Any]], schema: Schema, likelihood: Likelihood) -> None:
         if not hasattr(loader, "__iter__") or isinstance(loader, Mapping):
@@ -57,8 +57,10 @@ class LoaderCells:
         self.repeatable = not isinstance(loader, Iterator)
         self.n_batches = length_hint(loader, 0) or None
         self._loader, self._likelihood = loader, likelihood
-        self._needs_size_factor = schema.size_factor_key is not None
         self._continuous = schema.continuous_covariates
+        self._numeric = {REGISTRY_KEYS.CONT_COVS_KEY: len(self._continuous)} if self._continuous else {}
+        if schema.size_factor_key is not None:
+            self._numeric[REGISTRY_KEYS.SIZE_FACTOR_KEY] = 1
         self._categories: dict[str, dict[str, np.ndarray]] = {
             REGISTRY_KEYS.BATCH_KEY: {schema.condition_key: np.asarray(schema.conditions)}
         }
@@ -115,22 +117,19 @@ class LoaderCells:
             for column, (name, categories) in zip(codes.T, known.items(), strict=True):
                 columns[name] = _codes(column, categories, f"{name!r} (key {key!r} of {where})")
             checked[key] = codes.long()
-        numeric = {REGISTRY_KEYS.CONT_COVS_KEY: len(self._continuous)} if self._continuous else {}
-        if self._needs_size_factor:
-            numeric[REGISTRY_KEYS.SIZE_FACTOR_KEY] = 1
-        for key, n_columns in numeric.items():
-            checked[key] = _table(tensors, key, where, (len(x), n_columns))
-            if not torch.isfinite(checked[key]).all():
+        for key, n_columns in self._numeric.items():
+            numbers = checked[key] = _table(tensors, key, where, (len(x), n_columns))
+            if not torch.isfinite(numbers).all():
                 msg = f"Key {key!r} of {where} holds NaN or infinite values. Remove or replace them first."
                 raise ValueError(msg)
-        if self._needs_size_factor and (checked[REGISTRY_KEYS.SIZE_FACTOR_KEY] <= 0).any():
-            msg = f"Expected positive size factors, found {checked[REGISTRY_KEYS.SIZE_FACTOR_KEY].min()} in {where}."
-            raise ValueError(msg)
+            if key == REGISTRY_KEYS.SIZE_FACTOR_KEY and (numbers <= 0).any():
+                msg = f"Expected positive size factors, found {numbers.min()} in {where}."
+                raise ValueError(msg)
         for i, name in enumerate(self._continuous):
             columns[name] = checked[REGISTRY_KEYS.CONT_COVS_KEY][:, i].cpu().numpy()
         self._latest = columns
-        for name, numbers in columns.items():
-            self._columns.setdefault(name, array(numbers.dtype.char)).frombytes(numbers.tobytes())
+        for name, values in columns.items():
+            self._columns.setdefault(name, array(values.dtype.char)).frombytes(values.tobytes())
         return checked
 
 

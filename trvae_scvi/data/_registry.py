@@ -14,15 +14,13 @@ from scvi import REGISTRY_KEYS
 from trvae_scvi._arguments import plain_list
 from trvae_scvi._compat import registered_categories, registered_var_names
 
-from ._columns import check_keys
+from ._columns import MIN_CELLS_TO_LEARN, check_keys
 from ._setup import check_new_data, register
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 __all__ = ["make_registry", "own_registry", "setup_arguments"]
-
-_MIN_CELLS = 3  # of every condition, for a set-up
 
 
 def setup_arguments(
@@ -72,7 +70,7 @@ def make_registry(
     ValueError
         As :meth:`~trvae_scvi.TRVAE.setup_anndata`, e.g. for one condition only.
     """
-    n_blank = _MIN_CELLS * max(len(names) for names in categories.values())
+    n_blank = MIN_CELLS_TO_LEARN * max(len(names) for names in categories.values())
     columns: dict[str, Any] = {
         key: pd.Categorical.from_codes(np.arange(n_blank) % len(names), list(names))
         for key, names in categories.items()

@@ -10,9 +10,16 @@ from torch.utils.data import Sampler
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ConditionBalancedSampler"]
+__all__ = ["ConditionBalancedSampler", "divided"]
 
 _MIN_CELLS_PER_CONDITION = 32
+
+
+def divided(items: np.ndarray, train_size: float, validation_size: float) -> list[np.ndarray]:
+    """The first items to train on, one at least, the next to validate with, and the rest."""
+    n_train = max(1, round(train_size * len(items)))
+    n_validation = min(round(validation_size * len(items)), len(items) - n_train)
+    return np.split(items, [n_train, n_train + n_validation])
 
 
 class ConditionBalancedSampler(Sampler):

@@ -24,15 +24,17 @@ from ._columns import (
     check_not_condition,
     check_not_view,
 )
-from ._designs import warn, warn_of_nesting, warn_of_similar_names
+from ._designs import warn_of_columns
 from ._gene_names import check_var_names
 from ._schema import Schema
-from ._values import check_storage, counts_elsewhere, get_values, place_of, summarize_values
+from ._values import check_storage, get_values, place_of, summarize_values, warn_of_counts_elsewhere
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from scvi.data import AnnDataManager
     from scvi.data.fields import BaseAnnDataField
+
+    from trvae_scvi._math._summaries import ValueSummary
 
 __all__ = ["check_new_data", "check_registered_data", "register"]
 
@@ -47,26 +49,15 @@ def check_new_data(adata: AnnData, arguments: dict[str, Any]) -> None:
     arguments
         Those of the set-up: names of columns and layer.
     """
-    columns = _columns_of(arguments)
-    condition_key, layer = arguments["condition_key"], arguments["layer"]
     check_anndata(adata)
     check_not_view(adata)
     check_var_names(adata)
-    check_condition(adata, condition_key, new_data=True)
-    check_covariates(adata, **columns, new_data=True)
-    check_not_condition(condition_key, columns)
-    values = get_values(adata, layer)
-    check_storage(values, place_of(layer))
-    summary = summarize_values(values)
-    summary.check_finite(place_of(layer))
-    elsewhere = counts_elsewhere(adata, layer, summary)
-    if elsewhere is not None:
-        warn(elsewhere)
-    named = [columns["labels_key"]] if columns["labels_key"] is not None else []
-    named += list(columns["categorical_covariate_keys"] or ())
-    for key in dict.fromkeys([condition_key, *named]):
-        warn_of_similar_names(key, adata.obs[key].unique())
-    warn_of_nesting(adata.obs, condition_key, named)
+    check_condition(adata, arguments["condition_key"], new_data=True)
+    check_covariates(adata, arguments, new_data=True)
+    check_not_condition(arguments)
+    summary = _checked_values(adata, arguments["layer"])
+    warn_of_counts_elsewhere(adata, arguments["layer"], summary)
+    warn_of_columns(adata.obs, arguments)
 
 
 def check_registered_data(adata: AnnData, schema: Schema, *, extend_categories: bool = False) -> None:
@@ -87,20 +78,22 @@ def check_registered_data(adata: AnnData, schema: Schema, *, extend_categories: 
     condition = check_condition(adata, schema.condition_key, new_data=False)
     if not extend_categories:
         check_known("conditions", condition, schema.conditions)
-    check_covariates(adata, **_columns_of(schema.registry["setup_args"]), new_data=False)
+    check_covariates(adata, schema.registry["setup_args"], new_data=False)
     if not extend_categories:
         for key, known in schema.covariates.items():
             check_known("covariate", adata.obs[key], known)
         if schema.labels_key is not None:
             check_known("labels", adata.obs[schema.labels_key], schema.labels)
-    values = get_values(adata, schema.layer)
-    check_storage(values, place_of(schema.layer))
-    summarize_values(values).check_finite(place_of(schema.layer))
+    _checked_values(adata, schema.layer)
 
 
-def _columns_of(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The columns among a set-up's arguments, but for that of the conditions."""
-    return {name: key for name, key in arguments.items() if name not in ("condition_key", "layer")}
+def _checked_values(adata: AnnData, layer: str | None) -> ValueSummary:
+    """What is known of the values, after checking that they can be trained on and are finite."""
+    values, where = get_values(adata, layer), place_of(layer)
+    check_storage(values, where)
+    summary = summarize_values(values)
+    summary.check_finite(where)
+    return summary
 
 
 def register(

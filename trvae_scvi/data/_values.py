@@ -12,6 +12,8 @@ from scipy import sparse
 from trvae_scvi._math._likelihoods import NotCountsError
 from trvae_scvi._math._summaries import ValueSummary, are_whole
 
+from ._designs import warn
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -23,11 +25,12 @@ __all__ = [
     "NotCountsError",
     "check_storage",
     "check_summary",
-    "counts_elsewhere",
     "get_values",
     "place_of",
     "read_once",
+    "row_chunks",
     "summarize_values",
+    "warn_of_counts_elsewhere",
 ]
 
 _ROWS = 4096
@@ -76,7 +79,8 @@ def read_once() -> Iterator[None]:
         _SEEN.reset(token)
 
 
-def _chunks(x: Any) -> Iterator[np.ndarray | sparse.spmatrix]:
+def row_chunks(x: Any) -> Iterator[np.ndarray | sparse.spmatrix]:
+    """A dense, sparse or backed matrix, or a Dask array, in memory a few thousand rows at a time."""
     for start in range(0, x.shape[0], _ROWS):
         chunk = x[start : start + _ROWS]
         if hasattr(chunk, "compute"):
@@ -85,7 +89,7 @@ def _chunks(x: Any) -> Iterator[np.ndarray | sparse.spmatrix]:
 
 
 def summarize_values(x: Any) -> ValueSummary:
-    """Pass once through a dense, sparse or backed matrix, or a Dask array, a few thousand rows at a time."""
+    """Pass once through a matrix, as far as :func:`read_once` has not seen it."""
     seen = _SEEN.get()
     if seen is None:
         return _summary_of(x)
@@ -98,19 +102,17 @@ def _summary_of(x: Any) -> ValueSummary:
     finite, integer, minimum, n_empty, maximum = True, True, np.inf, 0, -np.inf
     if sparse.issparse(x) and x.format != "csr":
         x = x.tocsr()
-    for chunk in _chunks(x):
+    for chunk in row_chunks(x):
         values = np.asarray(chunk.data if sparse.issparse(chunk) else chunk)
         filled = chunk.astype(bool)  # a sparse zero that is stored is none, too
         n_empty += int((np.asarray(filled.sum(axis=1)).ravel() == 0).sum())
-        if values.size == 0:
-            minimum, maximum = min(minimum, 0.0), max(maximum, 0.0)
-            continue
         if values.dtype.kind == "f":
             finite = finite and bool(np.isfinite(values).all())
             integer = integer and finite and are_whole(values)
-        zeros = [0.0] if values.size < chunk.shape[0] * chunk.shape[1] else []
-        minimum = min(minimum, float(values.min()), *zeros)
-        maximum = max(maximum, float(values.max()), *zeros)
+        extremes = [float(values.min()), float(values.max())] if values.size else []
+        if values.size < chunk.shape[0] * chunk.shape[1]:
+            extremes.append(0.0)
+        minimum, maximum = min([minimum, *extremes]), max([maximum, *extremes])
     return ValueSummary(finite, minimum, integer, n_empty, maximum)
 
 
@@ -154,14 +156,11 @@ def _directions(layers: tuple[str | None, ...], in_raw: bool) -> str:
     return " ".join(parts)
 
 
-def counts_elsewhere(adata: AnnData, layer: str | None, summary: ValueSummary) -> str | None:
-    """What to say where values are no counts and another place of `adata` has some; ``None`` for nothing."""
-    if summary.are_counts:
-        return None
-    layers, in_raw = _counts_elsewhere(adata, layer)
-    if not layers and not in_raw:
-        return None
-    return (
-        f"{place_of(layer)} holds no counts, which the default likelihood needs. {_directions(layers, in_raw)} "
-        "With gene_likelihood='mse' the values may stay as they are."
-    )
+def warn_of_counts_elsewhere(adata: AnnData, layer: str | None, summary: ValueSummary) -> None:
+    """Warn where values are no counts and another place of `adata` has some."""
+    directions = "" if summary.are_counts else _directions(*_counts_elsewhere(adata, layer))
+    if directions:
+        warn(
+            f"{place_of(layer)} holds no counts, which the default likelihood needs. {directions} "
+            "With gene_likelihood='mse' the values may stay as they are."
+        )

@@ -78,19 +78,9 @@ def haber_2017() -> AnnData:
 
 
 def _load(name: str, *, shape: tuple[int, int], columns: Mapping[str, str], conditions: Mapping[str, str]) -> AnnData:
-    path = pooch.retrieve(_BASE_URL + name, known_hash=_KNOWN_HASH, fname=name, path=pooch.os_cache("trvae_scvi"))
-    return _checked(anndata.read_h5ad(path), path, shape=shape, columns=columns, conditions=conditions)
-
-
-def _checked(
-    adata: AnnData,
-    path: str,
-    *,
-    shape: tuple[int, int],
-    columns: Mapping[str, str],
-    conditions: Mapping[str, str],
-) -> AnnData:
     """Give the columns our names, after checking that the file is the expected one."""
+    path = pooch.retrieve(_BASE_URL + name, known_hash=_KNOWN_HASH, fname=name, path=pooch.os_cache("trvae_scvi"))
+    adata = anndata.read_h5ad(path)
     condition_column = next(old for old, new in columns.items() if new == "condition")
     found = set(adata.obs.get(condition_column, ()))
     if adata.shape != shape or not set(columns) <= set(adata.obs) or found != set(conditions):

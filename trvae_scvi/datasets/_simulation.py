@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import anndata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -63,35 +64,14 @@ class _Population(NamedTuple):
     theta: np.ndarray  # g
 
 
-class _ProgrammeEffects(NamedTuple):
-    """Log fold changes that follow the programmes."""
-
-    common: np.ndarray  # g
-    by_programme: np.ndarray  # k x g
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, n_types: int, n_genes: int) -> _ProgrammeEffects:
-        common = (rng.random(n_genes) < _COMMON_SHARE) * (_COMMON_MEAN + _COMMON_SD * rng.standard_normal(n_genes))
-        responds = rng.random((_N_PROGRAMMES, n_genes)) < _RESPONSE_SHARE
-        size = _RESPONSE_MEAN + _RESPONSE_SD * rng.standard_normal((_N_PROGRAMMES, n_genes))
-        return cls(common, responds * size)
-
-    def fold_changes(self, types: np.ndarray, activities: np.ndarray) -> np.ndarray:
-        return np.exp(self.common + activities @ self.by_programme)
-
-
-class _TypeEffects(NamedTuple):
-    """Log fold changes drawn for every type by itself."""
+class _Effects(NamedTuple):
+    """Log fold changes under a target."""
 
     by_type: np.ndarray  # types x g
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, n_types: int, n_genes: int) -> _TypeEffects:
-        responds = rng.random((n_types, n_genes)) < _COMMON_SHARE + _RESPONSE_SHARE
-        return cls(responds * (_RESPONSE_MEAN + _RESPONSE_SD * rng.standard_normal((n_types, n_genes))))
+    by_programme: np.ndarray  # k x g, for every unit of activity
 
     def fold_changes(self, types: np.ndarray, activities: np.ndarray) -> np.ndarray:
-        return np.exp(self.by_type[types])
+        return np.exp(self.by_type[types] + activities @ self.by_programme)
 
 
 def simulate_perturbation(
@@ -158,8 +138,7 @@ def simulate_perturbation(
         raise ValueError(msg)
     rng = np.random.default_rng(seed)
     population = _draw_population(rng, n_types, n_genes)
-    draw_effects = _TypeEffects.draw if type_specific else _ProgrammeEffects.draw
-    effects = {name: draw_effects(rng, n_types, n_genes) for name in targets}
+    effects = {name: _draw_effects(rng, n_types, n_genes, type_specific=type_specific) for name in targets}
     cells, truths = [], []
     for i, name in enumerate([CONTROL, *targets]):
         n = n_cells // (len(targets) + 1) + (i < n_cells % (len(targets) + 1))
@@ -200,6 +179,18 @@ def _draw_population(rng: np.random.Generator, n_types: int, n_genes: int) -> _P
     return _Population(base, loadings, activities, rng.gamma(4.0, 1.5, n_genes) + 0.5)
 
 
+def _draw_effects(rng: np.random.Generator, n_types: int, n_genes: int, *, type_specific: bool) -> _Effects:
+    """Effects that types share, in common and by programme, or those drawn for every type by itself."""
+    if type_specific:
+        responds = rng.random((n_types, n_genes)) < _COMMON_SHARE + _RESPONSE_SHARE
+        size = _RESPONSE_MEAN + _RESPONSE_SD * rng.standard_normal((n_types, n_genes))
+        return _Effects(responds * size, np.zeros((_N_PROGRAMMES, n_genes)))
+    common = (rng.random(n_genes) < _COMMON_SHARE) * (_COMMON_MEAN + _COMMON_SD * rng.standard_normal(n_genes))
+    responds = rng.random((_N_PROGRAMMES, n_genes)) < _RESPONSE_SHARE
+    size = _RESPONSE_MEAN + _RESPONSE_SD * rng.standard_normal((_N_PROGRAMMES, n_genes))
+    return _Effects(np.tile(common, (n_types, 1)), responds * size)
+
+
 def _draw_types(rng: np.random.Generator, n: int, n_types: int) -> np.ndarray:
     proportions = 0.5 / n_types + 0.5 * rng.dirichlet(np.full(n_types, _COMPOSITION))
     return rng.choice(n_types, n, p=proportions)
@@ -229,10 +220,7 @@ def _annotated(counts: np.ndarray, condition: str, types: np.ndarray, names: lis
 
 
 def _concatenated(parts: list[AnnData]) -> AnnData:
-    obs = pd.concat([part.obs for part in parts])
-    for column in obs:
-        obs[column] = pd.Categorical(obs[column])
-    whole = AnnData(X=sparse.vstack([part.X for part in parts], format="csr"), obs=obs, var=parts[0].var)
-    if "mean" in parts[0].layers:
-        whole.layers["mean"] = np.concatenate([part.layers["mean"] for part in parts])
+    whole = anndata.concat(parts)
+    for column in whole.obs:
+        whole.obs[column] = pd.Categorical(whole.obs[column])
     return whole

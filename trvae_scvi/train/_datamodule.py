@@ -12,17 +12,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from scvi import REGISTRY_KEYS
 
-from trvae_scvi._compat import (
-    registered_categories,
-    registered_continuous_covariates,
-    registered_covariates,
-    registered_var_names,
-)
 from trvae_scvi._math._summaries import ValueSummary, summarize_tensor
 from trvae_scvi._seeds import current_seed
-from trvae_scvi.data import _protocols
 from trvae_scvi.data._columns import check_not_condition
 from trvae_scvi.data._registry import own_registry
+from trvae_scvi.data._schema import Schema
 from trvae_scvi.data._values import check_summary
 
 if TYPE_CHECKING:
@@ -104,7 +98,7 @@ def setup_annbatch(
             "`pip install '.[annbatch]'` in a clone of trvae-scvi."
         )
         raise ImportError(msg) from error
-    check_not_condition(arguments["condition_key"], arguments)
+    check_not_condition(arguments)
     path = os.fspath(collection_path)
     if paths is not None:
         files = [os.fspath(file) for file in paths]
@@ -134,22 +128,22 @@ def check_datamodule(datamodule: object, registry: dict[str, Any], module: TRVAE
         If it serves other genes, conditions or covariates, lacks a column, or is known to hold values that the model
         does not take.
     """
-    if not (isinstance(datamodule, LightningDataModule) and isinstance(datamodule, _protocols.DataModule)):
+    if not (isinstance(datamodule, LightningDataModule) and hasattr(datamodule, "registry")):
         msg = f"Expected `datamodule` to be a data module of scvi-tools, found {type(datamodule).__name__}."
         raise TypeError(msg)
-    served = own_registry(datamodule.registry)
-    for what, reader in _READERS.items():
-        found, expected = reader(served), reader(registry)
+    served, own = Schema.of(own_registry(datamodule.registry)), Schema.of(registry)
+    for what, names_of in _NAMES.items():
+        found, expected = names_of(served), names_of(own)
         if found != expected:
             msg = (
                 f"Expected the {what} the model was made with, {_shortened(expected)}, found {_shortened(found)}. "
                 "Make the model of this data module with `TRVAE(registry=datamodule.registry)`."
             )
             raise ValueError(msg)
-    if module.use_size_factor_key and served["setup_args"]["size_factor_key"] is None:
+    if module.use_size_factor_key and served.size_factor_key is None:
         msg = "The model was made with size factors, which this data module does not serve."
         raise ValueError(msg)
-    if module.options.mmd_balance_labels and served["setup_args"]["labels_key"] is None:
+    if module.options.mmd_balance_labels and served.labels_key is None:
         msg = "The model balances labels, which this data module does not serve; mmd_balance_labels=False does not."
         raise ValueError(msg)
     summary = _known_values(datamodule)
@@ -169,6 +163,10 @@ def prepare_datamodule(
     n_cells: int,
 ) -> tuple[int, int]:
     """Have a data module that was checked divide its cells and make its batches, as far as it can.
+
+    It can what it has methods and attributes for: `set_batch_size` and `set_split`, as those of
+    :class:`~trvae_scvi.data._collection_module.CollectionDataModule`; `mmd_reference`, to hold cells of one condition
+    in every batch; the numbers of all cells, `n_obs`, of those to train on, `n_train`, and to validate with, `n_val`.
 
     Parameters
     ----------
@@ -192,31 +190,31 @@ def prepare_datamodule(
     ValueError
         If there are no validation cells though there should be, or the data module cannot do what is asked.
     """
-    if isinstance(datamodule, _protocols.TakesReference):
+    if hasattr(datamodule, "mmd_reference"):
         datamodule.mmd_reference = mmd_reference
     # upstream does so, too, from 1.5 on, but never sets a batch size of 128
-    if isinstance(datamodule, _protocols.SetsBatchSize):
+    if hasattr(datamodule, "set_batch_size"):
         datamodule.set_batch_size(batch_size)
-    if isinstance(datamodule, _protocols.SetsSplit):
+    if hasattr(datamodule, "set_split"):
         if train_size is None and validation_size is None:
             train_size = _TRAIN_SIZE  # as upstream; its own data module does not split unasked
         datamodule.set_split(
             train_size=train_size, validation_size=validation_size, shuffle_set_split=shuffle_set_split
         )
-    is_empty = isinstance(datamodule, _protocols.CountsValidationCells) and datamodule.n_val == 0
-    if needs_validation and (is_empty or not is_overridden("val_dataloader", datamodule)):
+    is_empty = getattr(datamodule, "n_val", None) == 0 or not is_overridden("val_dataloader", datamodule)
+    if needs_validation and is_empty:
         msg = (
             "early_stopping needs validation cells, but the data module has none. Give it some (train_size), or "
             "pass early_stopping=False."
         )
         raise ValueError(msg)
-    n_obs = int(datamodule.n_obs if isinstance(datamodule, _protocols.CountsCells) else n_cells)
-    return n_obs, int(datamodule.n_train if isinstance(datamodule, _protocols.CountsTrainingCells) else n_obs)
+    n_obs = int(getattr(datamodule, "n_obs", n_cells))
+    return n_obs, int(getattr(datamodule, "n_train", n_obs))
 
 
 def _known_values(datamodule: object) -> ValueSummary | None:
-    """What a data module tells of all its values, if it does."""
-    values = datamodule.values if isinstance(datamodule, _protocols.KnowsValues) else None
+    """What a data module tells of all its values, if it does: its `values`, which may be anything else, too."""
+    values = getattr(datamodule, "values", None)
     return values if isinstance(values, ValueSummary) else None
 
 
@@ -229,9 +227,9 @@ def _text(values: Iterable[Any]) -> list[str]:
     return [str(value) for value in values]
 
 
-_READERS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "genes": lambda registry: _text(registered_var_names(registry)),
-    "conditions": lambda registry: _text(registered_categories(registry, REGISTRY_KEYS.BATCH_KEY)),
-    "covariates": lambda registry: {key: _text(names) for key, names in registered_covariates(registry).items()},
-    "continuous covariates": registered_continuous_covariates,
+_NAMES: dict[str, Callable[[Schema], Any]] = {
+    "genes": lambda schema: _text(schema.var_names),
+    "conditions": lambda schema: _text(schema.conditions),
+    "covariates": lambda schema: {key: _text(names) for key, names in schema.covariates.items()},
+    "continuous covariates": lambda schema: schema.continuous_covariates,
 }

@@ -13,7 +13,7 @@ from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from trvae_scvi._seeds import current_seed
-from trvae_scvi.data._sampler import ConditionBalancedSampler
+from trvae_scvi.data._sampler import ConditionBalancedSampler, divided
 
 if TYPE_CHECKING:
     from scvi.data import AnnDataManager
@@ -34,9 +34,6 @@ class _SparseCells(Dataset):
         others = manager.create_torch_dataset(data_and_attributes=keys)
         self.counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         self.others = {key: torch.from_numpy(values) for key, values in others[slice(None)].items()}
-
-    def __len__(self) -> int:
-        return self.counts.shape[0]
 
     def __getitem__(self, rows: list[int]) -> dict[str, torch.Tensor]:
         block = self.counts[rows].astype(np.float32, copy=False)
@@ -82,12 +79,8 @@ class TRVAEDataSplitter(DataSplitter):
         self.stays_sparse = False
         self.conditions = np.asarray(adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
         self.labels = np.asarray(adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
-        if self.external_indexing is None:
-            self.train_idx, self.val_idx, self.test_idx = self._split()
-        else:
-            self.train_idx, self.val_idx, self.test_idx = (
-                np.asarray(i, dtype=np.int64) for i in self.external_indexing
-            )
+        parts = self._split() if self.external_indexing is None else self.external_indexing
+        self.train_idx, self.val_idx, self.test_idx = (np.asarray(part, dtype=np.int64) for part in parts)
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
         if needs_validation and self.n_val == 0:
             msg = (
@@ -99,20 +92,16 @@ class TRVAEDataSplitter(DataSplitter):
     def setup(self, stage: str | None = None) -> None:
         """Nothing: the split is made with the object."""
 
-    def _split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _split(self) -> list[np.ndarray]:
         rng = np.random.default_rng(self.seed)
         validation_size = 1.0 - self.train_size if self.validation_size is None else self.validation_size
-        parts: tuple[list[np.ndarray], ...] = ([], [], [])
+        of_conditions = []
         for code in np.unique(self.conditions):
             cells = np.flatnonzero(self.conditions == code)
             if self.shuffle_set_split:
                 cells = rng.permutation(cells)
-            n_train = max(1, round(self.train_size * len(cells)))
-            n_validation = min(round(validation_size * len(cells)), len(cells) - n_train)
-            for part, some in zip(parts, np.split(cells, [n_train, n_train + n_validation]), strict=True):
-                part.append(some)
-        train, validation, test = (np.concatenate(part) for part in parts)
-        return train, validation, test
+            of_conditions.append(divided(cells, self.train_size, validation_size))
+        return [np.concatenate(part) for part in zip(*of_conditions, strict=True)]
 
     def _sampler(self, indices: np.ndarray) -> ConditionBalancedSampler:
         return ConditionBalancedSampler(
@@ -140,19 +129,18 @@ class TRVAEDataSplitter(DataSplitter):
     def _loader(self, batches: Sampler | list[list[int]]) -> DataLoader:
         workers = settings.dl_num_workers
         self.stays_sparse = self._is_faster_sparse() and workers == 0
+        if self.stays_sparse:
+            dataset: Dataset = _SparseCells(self.adata_manager)
+        else:
+            dataset = self.adata_manager.create_torch_dataset(load_sparse_tensor=self.load_sparse_tensor)
         return DataLoader(
-            self._dataset(),
+            dataset,
             sampler=batches,
             batch_size=None,  # the sampler gives whole batches
             num_workers=workers,
             persistent_workers=settings.dl_persistent_workers and workers > 0,
             pin_memory=self.pin_memory,
         )
-
-    def _dataset(self) -> Dataset:
-        if self.stays_sparse:
-            return _SparseCells(self.adata_manager)
-        return self.adata_manager.create_torch_dataset(load_sparse_tensor=self.load_sparse_tensor)
 
     def _is_faster_sparse(self) -> bool:
         """Whether counts had best stay sparse up to the network's first layer."""

@@ -46,8 +46,8 @@ _KL_WARMUP_FRACTION = 1 / 3
 _REFERENCE_CELLS = 20_000
 _REFERENCE_EPOCHS = 60
 _EPOCHS_BOUNDS = (10, 400)
-# Parameters of another precision than single would not fit the data, which predictions read in single precision.
 _OURS = {"adata_manager", "module", "seed"}  # arguments of splitter and plan that a training sets
+# Parameters of another precision than single would not fit the data, which predictions read in single precision.
 _PRECISIONS = (None, 32, 16, "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
 
 
@@ -115,55 +115,58 @@ def train_model(
     trainer_kwargs = {"gradient_clip_val": 100.0} | _trainer_arguments(trainer_config, trainer_kwargs)
     callbacks = list(trainer_kwargs.pop("callbacks", None) or ())
     _check_trainable(model, callbacks)
-    nonnegative = model.nonnegative_
+    nonnegative, n_cells = model.nonnegative_, int(model.summary_stats.n_cells)
+    set_here = {"seed": current_seed()}
     if datamodule is None:
         nonnegative = _check_own_data(model, validate)
-        n_cells = _own_cells(model).n_obs
     else:
         check_datamodule(datamodule, model.registry_, model.module)
-        n_cells, n_train = prepare_datamodule(
+        # upstream hands `n_obs` to the loss only where a data module has `n_train`
+        n_cells, set_here["n_obs"] = prepare_datamodule(
             datamodule,
             mmd_reference=model.module.mmd_reference,
             batch_size=batch_size,
             needs_validation=early_stopping,
-            n_cells=int(model.summary_stats.n_cells),
+            n_cells=n_cells,
             **split,
         )
+        callbacks = CheckBatches.needed(datamodule, model.module.likelihood) + callbacks
+    progress, was_trained = Progress(), model.is_trained_
+    is_new = not was_trained and model.surgery_ is None
     if max_epochs is None:
         max_epochs = default_epochs(n_cells)
-    elif not model.is_trained_ and model.surgery_ is None:
+    elif is_new:
         _warn_of_short_training(max_epochs, n_cells)
-    seed = current_seed()
-    plan_kwargs = {**_plan_arguments(merge_kwargs(plan_config, plan_kwargs, name="plan"), max_epochs), "seed": seed}
-    if datamodule is not None:
-        plan_kwargs["n_obs"] = n_train  # upstream hands it to the loss only where a data module has `n_train`
-        callbacks = CheckBatches.needed(datamodule, model.module.likelihood) + callbacks
+    plan_kwargs = _plan_arguments(merge_kwargs(plan_config, plan_kwargs, name="plan"), max_epochs) | set_here
     if early_stopping:
         stopping, trainer_kwargs = _early_stopping(max_epochs, plan_kwargs, trainer_kwargs)
         callbacks += stopping
-    progress, was_trained = Progress(), model.is_trained_
-    if not was_trained and model.surgery_ is None:
+    if is_new:
         _warn_of_few_cells(model)
-    with _taking_note(model, progress, nonnegative=nonnegative), _quiet(model.module), seeded(seed):
-        with tempfile.TemporaryDirectory() as folder:
-            run(
-                max_epochs=max_epochs,
-                **split,
-                batch_size=batch_size,
-                early_stopping=False,  # upstream's gives up on several devices; ours is among the callbacks
-                datasplitter_kwargs={
-                    "mmd_reference": model.module.mmd_reference,
-                    "needs_validation": early_stopping,
-                    "sparse_input": model.module.takes_sparse,
-                    "seed": seed,
-                    **(datasplitter_kwargs or {}),
-                },
-                plan_kwargs=plan_kwargs,
-                datamodule=datamodule,
-                callbacks=[*callbacks, progress],
-                # processes hand over the history in a file; our sampler shares out the batches itself
-                **{"log_save_dir": folder, "use_distributed_sampler": datamodule is not None} | trainer_kwargs | others,
-            )
+    with (
+        _taking_note(model, progress, nonnegative=nonnegative),
+        _quiet(model.module),
+        seeded(set_here["seed"]),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        run(
+            max_epochs=max_epochs,
+            **split,
+            batch_size=batch_size,
+            early_stopping=False,  # upstream's gives up on several devices; ours is among the callbacks
+            datasplitter_kwargs={
+                "mmd_reference": model.module.mmd_reference,
+                "needs_validation": early_stopping,
+                "sparse_input": model.module.takes_sparse,
+                "seed": set_here["seed"],
+                **(datasplitter_kwargs or {}),
+            },
+            plan_kwargs=plan_kwargs,
+            datamodule=datamodule,
+            callbacks=[*callbacks, progress],
+            # processes hand over the history in a file; our sampler shares out the batches itself
+            **{"log_save_dir": folder, "use_distributed_sampler": datamodule is not None} | trainer_kwargs | others,
+        )
     if progress.n_batches == 0 and not progress.moved:  # several devices have batches of their own
         model.is_trained_ = was_trained
         msg = "Nothing was trained: no step was taken. Allow for some (`max_steps`, `max_time`, learning rate)."
@@ -172,13 +175,6 @@ def train_model(
     if model.trainer.world_size > 1:
         model.module.load_state_dict(model.trainer.strategy.broadcast(model.module.state_dict()))
     _warn_of_absent_mmd(model)
-
-
-def _own_cells(model: Trainable) -> AnnData:
-    if model.adata is None:
-        msg = "The model has no data: pass a `datamodule`, or load it with an AnnData."
-        raise ValueError(msg)
-    return model.adata
 
 
 def _check_trainable(model: Trainable, callbacks: Sequence[Callback]) -> None:
@@ -195,7 +191,10 @@ def _check_trainable(model: Trainable, callbacks: Sequence[Callback]) -> None:
 
 def _check_own_data(model: Trainable, validate: Callable[[], object]) -> bool:
     """Check the cells, which another set-up or step may have changed; return whether no value is negative."""
-    adata, schema = _own_cells(model), Schema.of(model.registry_)
+    adata, schema = model.adata, Schema.of(model.registry_)
+    if adata is None:
+        msg = "The model has no data: pass a `datamodule`, or load it with an AnnData."
+        raise ValueError(msg)
     check_unchanged_cells(adata, int(model.summary_stats["n_cells"]))
     with read_once():
         validate()
@@ -244,8 +243,8 @@ def _warn_of_few_cells(model: Trainable) -> None:
     if model.adata is None or not model.module.options.matches_conditions:
         return
     schema = Schema.of(model.registry_)
-    counts, names = cells_by_label(model.adata_manager, schema), (list(schema.labels), list(schema.conditions))
-    warn_of_few_cells(counts, *names, MIN_CELLS, by_label=model.module.options.mmd_balance_labels)
+    counts = cells_by_label(model.adata_manager, schema)
+    warn_of_few_cells(counts, schema, by_label=model.module.options.mmd_balance_labels)
 
 
 def _warn_of_absent_mmd(model: Trainable) -> None:
@@ -284,14 +283,13 @@ def _early_stopping(
 ) -> tuple[list[Callback], dict[str, Any]]:
     """The callbacks of early stopping, by the trainer's arguments that are meant for it, and the other arguments."""
     prefix = "early_stopping_"
-    given = {name: value for name, value in trainer_kwargs.items() if name.startswith(prefix)}
-    rest = {name: value for name, value in trainer_kwargs.items() if name not in given}
+    given = {name.removeprefix(prefix): value for name, value in trainer_kwargs.items() if name.startswith(prefix)}
+    rest = {name: value for name, value in trainer_kwargs.items() if not name.startswith(prefix)}
     warmup_epochs, warmup_steps = (plan_kwargs.get(f"n_{unit}_kl_warmup") for unit in ("epochs", "steps"))
-    settings: dict[str, Any] = {"monitor": "validation_loss", "warmup_epochs": warmup_epochs or 0}
-    settings |= {"patience": max(10, max_epochs // 4), "mode": "min"}
-    settings |= {name.removeprefix(prefix): value for name, value in given.items()}
+    settings: dict[str, Any] = {"monitor": "validation_loss", "mode": "min", "warmup_epochs": warmup_epochs or 0}
+    settings |= {"patience": max(10, max_epochs // 4), **given}
     check_choice("early_stopping_mode", settings["mode"], ("min", "max"))
-    if f"{prefix}warmup_epochs" in given or warmup_epochs is not None:
+    if "warmup_epochs" in given or warmup_epochs is not None:
         warmup_steps = None
     # patience and min_delta say when to stop; the best weights are the best by any margin
     shared = {name: settings[name] for name in ("monitor", "mode", "warmup_epochs")}
@@ -317,9 +315,13 @@ def _check_split(train_size: float | None, datasplitter_kwargs: dict[str, Any]) 
             msg = f"Expected `train_size`, a share of the cells, of at most 1, found {train_size}."
             raise ValueError(msg)
     known = _parameters(DataSplitter, TRVAEDataSplitter) - _parameters(UnsupervisedTrainingMixin.train) - _OURS
-    unknown = sorted(set(datasplitter_kwargs) - known)
+    _check_names("datasplitter_kwargs", datasplitter_kwargs, known)
+
+
+def _check_names(argument: str, given: dict[str, Any], known: set[str]) -> None:
+    unknown = sorted(set(given) - known)
     if unknown:
-        msg = f"Expected `datasplitter_kwargs` out of {sorted(known)}, found {unknown}."
+        msg = f"Expected `{argument}` out of {sorted(known)}, found {unknown}."
         raise TypeError(msg)
 
 
@@ -336,11 +338,7 @@ def _parameters(*functions: Callable[..., Any]) -> set[str]:
 def _plan_arguments(plan_kwargs: dict[str, Any], max_epochs: int) -> dict[str, Any]:
     """Check the plan's arguments and tie its KL warm-up to the number of epochs, unless it is in steps."""
     # upstream hands unknown names on to the loss, where they fail in the midst of training
-    known = _parameters(TrainingPlan, TRVAETrainingPlan) - _OURS
-    unknown = sorted(set(plan_kwargs) - known)
-    if unknown:
-        msg = f"Expected `plan_kwargs` out of {sorted(known)}, found {unknown}."
-        raise TypeError(msg)
+    _check_names("plan_kwargs", plan_kwargs, _parameters(TrainingPlan, TRVAETrainingPlan) - _OURS)
     for name in ("lr", "weight_decay", "eps"):
         if isinstance(plan_kwargs.get(name), Real):
             check_number(f"plan_kwargs[{name!r}]", plan_kwargs[name])
