@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 import trvae_scvi as tv
+from trvae_scvi.data import _protocols
 from trvae_scvi.data._registry import make_registry, setup_arguments
 from trvae_scvi.module._objective import response_prior
 from trvae_scvi.train._datamodule import CheckBatches, prepare_datamodule
@@ -142,6 +144,9 @@ class Able(HandWritten):
         self.split = split
 
 
+OPTIONAL = [name for name in _protocols.__all__ if name not in ("DataModule", "CountsCells")]
+
+
 SMALL = {"n_hidden": 32, "n_latent": 5}
 ALL_COLUMNS = {"label_key": "cell_type", "covariate": "donor", "number": "age"}
 OUR_NAMES = {
@@ -199,6 +204,24 @@ def test_a_registry_is_made_of_names_alone(adata):
     assert registry.keys() == expected.keys()
     with pytest.raises(TypeError, match="list of columns, found the text 'donor'"):
         setup_arguments("condition", categorical_covariate_keys="donor")
+
+
+def test_a_registry_of_names_warns_of_names_and_of_no_design(adata):
+    """The cells that it is made of are blank: which labels have which conditions is not known."""
+    columns = setup_arguments("condition", labels_key="cell_type", categorical_covariate_keys=["donor"])
+    categories = {"condition": ["a", "b"], "cell_type": list("wxyz"), "donor": list("cdef")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        registry = make_registry(columns, var_names=adata.var_names, categories=categories, n_obs=9)
+    assert registry["field_registries"]["labels"]["state_registry"]["categorical_mapping"].tolist() == list("wxyz")
+
+
+@pytest.mark.parametrize("name", _protocols.__all__)
+def test_what_a_data_module_can_do_is_told_by_its_attributes(adata, name):
+    able = getattr(_protocols, name)
+    assert isinstance(Able(adata), able)
+    assert isinstance(HandWritten(adata), able) == (name not in OPTIONAL)
+    assert not isinstance(LightningDataModule(), able)
 
 
 def test_a_data_module_is_asked_for_no_more_than_it_can_do(adata):

@@ -15,6 +15,7 @@ from trvae_scvi._arguments import plain_list
 from trvae_scvi._compat import registered_categories, registered_var_names
 
 from ._columns import MIN_CELLS_TO_LEARN, check_keys
+from ._designs import warn_of_similar_names
 from ._setup import check_new_data, register
 
 if TYPE_CHECKING:
@@ -139,6 +140,8 @@ def _translated(registry: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str
         categorical_covariate_keys=covariate_keys or None,
         continuous_covariate_keys=theirs.get("continuous_covariate_keys") or None,
     )
+    for key, names in categories.items():
+        warn_of_similar_names(key, names)
     values = fields[REGISTRY_KEYS.X_KEY]["state_registry"]
     return make_registry(
         arguments,

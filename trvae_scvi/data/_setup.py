@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
     from trvae_scvi._math._summaries import ValueSummary
 
-__all__ = ["check_new_data", "check_registered_data", "register"]
+__all__ = ["check_new_data", "check_registered_data", "register", "warn_of_new_data"]
 
 
-def check_new_data(adata: AnnData, arguments: dict[str, Any]) -> None:
-    """Check data that a model is to be trained on; warn of what misleads.
+def check_new_data(adata: AnnData, arguments: dict[str, Any]) -> ValueSummary:
+    """Check data that a model is to be trained on.
 
     Parameters
     ----------
@@ -55,7 +55,11 @@ def check_new_data(adata: AnnData, arguments: dict[str, Any]) -> None:
     check_condition(adata, arguments["condition_key"], new_data=True)
     check_covariates(adata, arguments, new_data=True)
     check_not_condition(arguments)
-    summary = _checked_values(adata, arguments["layer"])
+    return _checked_values(adata, arguments["layer"])
+
+
+def warn_of_new_data(adata: AnnData, arguments: dict[str, Any], summary: ValueSummary) -> None:
+    """Warn of what misleads in data that were checked, and whose values are summarised so."""
     warn_of_counts_elsewhere(adata, arguments["layer"], summary)
     warn_of_columns(adata.obs, arguments)
 

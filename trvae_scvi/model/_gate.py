@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trvae_scvi._compat import keep_manager, managers_of
 from trvae_scvi._switch import Switch
@@ -16,6 +16,9 @@ from trvae_scvi.data._values import check_storage, get_values, place_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from scvi.data import AnnDataManager
+
+    from trvae_scvi.data._model import Model
 
 __all__ = ["adopting", "check_adopted", "checked_copy", "is_checked"]
 
@@ -27,7 +30,7 @@ _THREAD = "_trvae_thread"
 _KEPT = 4  # such copies that a model remembers for a thread; a method needs two at a time
 
 
-def check_adopted(model: Any, adata: AnnData) -> None:
+def check_adopted(model: Model, adata: AnnData) -> None:
     """Check cells that are to be a model's own."""
     check_anndata(adata)
     schema = Schema.of(model.registry_)
@@ -39,12 +42,12 @@ def check_adopted(model: Any, adata: AnnData) -> None:
     check_known("conditions", check_condition(adata, schema.condition_key, new_data=False), schema.conditions)
 
 
-def is_checked(model: Any, adata: AnnData) -> bool:
+def is_checked(model: Model, adata: AnnData) -> bool:
     """Whether cells are a copy that was made here for this model."""
     return getattr(adata, "uns", {}).get(_CHECKED) == model.id
 
 
-def checked_copy(model: Any, adata: AnnData) -> AnnData:
+def checked_copy(model: Model, adata: AnnData) -> AnnData:
     """A copy of the caller's cells that shares their expression: checked, and registered for a model."""
     check_anndata(adata)
     schema = Schema.of(model.registry_)
@@ -61,7 +64,7 @@ def checked_copy(model: Any, adata: AnnData) -> AnnData:
     return own
 
 
-def _forget_copies(managers: dict[str, Any]) -> None:
+def _forget_copies(managers: dict[str, AnnDataManager]) -> None:
     """Let go of copies that earlier calls made, which scvi-tools would keep as long as the process runs."""
     here, running = threading.get_ident(), {thread.ident for thread in threading.enumerate()}
     kept = [(key, manager.adata) for key, manager in list(managers.items())]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from trvae_scvi.data._model import Model
+
 __all__ = ["apply_surgery", "check_surgery", "query_model"]
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,7 @@ def check_surgery(flags: dict[str, Any], without_choice: dict[str, Any]) -> None
         check_boolean(name, value)
 
 
-def query_model(model_cls: Any, adata: AnnData, reference: Any, surgery: dict[str, bool], *, subset: bool) -> Any:
+def query_model(model_cls: Any, adata: AnnData, reference: Model, surgery: dict[str, bool], *, subset: bool) -> Any:
     """A model of a query that has taken over all of a trained reference.
 
     Parameters
@@ -86,7 +88,7 @@ def query_model(model_cls: Any, adata: AnnData, reference: Any, surgery: dict[st
     return model
 
 
-def _of_query(model_cls: Any, adata: AnnData, reference: Any, *, subset: bool) -> Any:
+def _of_query(model_cls: Any, adata: AnnData, reference: Model, *, subset: bool) -> Any:
     """A new model of the query with the reference's settings and, so far, weights of its own."""
     registry = dict(reference.registry_)
     arguments = dict(registry["setup_args"])
@@ -107,7 +109,7 @@ def _of_query(model_cls: Any, adata: AnnData, reference: Any, *, subset: bool) -
     return model_cls(adata, **settings)
 
 
-def _check_query(adata: AnnData, schema: Schema, reference: Any) -> None:
+def _check_query(adata: AnnData, schema: Schema, reference: Model) -> None:
     """Raise for what does not fit the reference, before anything is written into `adata`."""
     try:
         check_var_names(adata, schema.var_names)
@@ -134,7 +136,7 @@ def _check_query(adata: AnnData, schema: Schema, reference: Any) -> None:
         raise ValueError(msg)
 
 
-def apply_surgery(model: Any) -> None:
+def apply_surgery(model: Model) -> None:
     """Freeze what the reference brought along; after loading, too."""
     if model.surgery_ is not None and not model.surgery_["unfrozen"]:
         model.module.freeze(

@@ -23,6 +23,8 @@ from trvae_scvi.data._designs import warn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from trvae_scvi.data._model import Model
+
 __all__ = ["complete_folder", "history_from_plain", "open_saved", "warn_of_newer"]
 
 _PACKAGES = ("trvae-scvi", "scvi-tools", "torch", "anndata", "pandas", "numpy")
@@ -32,7 +34,7 @@ _PLAIN = "trvae_scvi_history"
 
 @contextlib.contextmanager
 def complete_folder(
-    model: Any,
+    model: Model,
     dir_path: str | os.PathLike[str],
     prefix: str,
     *,
@@ -83,7 +85,7 @@ def complete_folder(
             os.replace(file, target / file.name)
 
 
-def _check_cells_beside(file: Path, model: Any) -> None:
+def _check_cells_beside(file: Path, model: Model) -> None:
     """Raise for cells in the folder that would be taken for those of the model."""
     if not file.exists():
         return

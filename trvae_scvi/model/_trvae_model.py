@@ -16,7 +16,7 @@ from trvae_scvi._seeds import current_seed, seeded
 from trvae_scvi.data._columns import check_keys
 from trvae_scvi.data._registry import own_registry
 from trvae_scvi.data._schema import Schema
-from trvae_scvi.data._setup import check_new_data, check_registered_data, register
+from trvae_scvi.data._setup import check_new_data, check_registered_data, register, warn_of_new_data
 from trvae_scvi.module import TRVAEModule
 from trvae_scvi.module._options import ModelOptions
 from trvae_scvi.train._own_data import check_values
@@ -289,7 +289,7 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
             msg = f"setup_anndata() got unknown arguments {list(kwargs)}; the condition's column is `condition_key`."
             raise TypeError(msg)
         else:
-            check_new_data(adata, arguments)
+            warn_of_new_data(adata, arguments, check_new_data(adata, arguments))
         cls.register_manager(register(adata, setup_method_args, source_registry=source_registry, **kwargs))
 
     @unsupported_if_adata_minified

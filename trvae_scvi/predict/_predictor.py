@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,27 +25,15 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from trvae_scvi._math._likelihoods import Decoded
+    from trvae_scvi.data._model import Model
     from trvae_scvi.module import TRVAEModule
 
     from ._request import Request
 
-__all__ = ["NOT_TRAINED", "Predictor", "Trained"]
+__all__ = ["NOT_TRAINED", "Predictor"]
 
 NOT_TRAINED = "The model is not trained: call `model.train()` before asking it for predictions."
 _SHORT = 10  # minibatches; fewer need no progress bar
-
-
-class Trained(Protocol):
-    """What a prediction needs of a model."""
-
-    module: TRVAEModule
-    registry_: dict[str, Any]
-    is_trained_: bool
-    nonnegative_: bool
-    measured_: np.ndarray | None
-
-    @property
-    def adata(self) -> AnnData | None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +64,7 @@ class Predictor:
     decoding: TRVAEModule | None = None
 
     @classmethod
-    def of(cls, model: Trained) -> Predictor:
+    def of(cls, model: Model) -> Predictor:
         """That of a model; a RuntimeError if it is not trained."""
         if not model.is_trained_:
             raise RuntimeError(NOT_TRAINED)

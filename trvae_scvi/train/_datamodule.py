@@ -14,6 +14,7 @@ from scvi import REGISTRY_KEYS
 
 from trvae_scvi._math._summaries import ValueSummary, summarize_tensor
 from trvae_scvi._seeds import current_seed
+from trvae_scvi.data import _protocols
 from trvae_scvi.data._columns import check_not_condition
 from trvae_scvi.data._registry import own_registry
 from trvae_scvi.data._schema import Schema
@@ -128,7 +129,7 @@ def check_datamodule(datamodule: object, registry: dict[str, Any], module: TRVAE
         If it serves other genes, conditions or covariates, lacks a column, or is known to hold values that the model
         does not take.
     """
-    if not (isinstance(datamodule, LightningDataModule) and hasattr(datamodule, "registry")):
+    if not (isinstance(datamodule, LightningDataModule) and isinstance(datamodule, _protocols.DataModule)):
         msg = f"Expected `datamodule` to be a data module of scvi-tools, found {type(datamodule).__name__}."
         raise TypeError(msg)
     served, own = Schema.of(own_registry(datamodule.registry)), Schema.of(registry)
@@ -164,10 +165,6 @@ def prepare_datamodule(
 ) -> tuple[int, int]:
     """Have a data module that was checked divide its cells and make its batches, as far as it can.
 
-    It can what it has methods and attributes for: `set_batch_size` and `set_split`, as those of
-    :class:`~trvae_scvi.data._collection_module.CollectionDataModule`; `mmd_reference`, to hold cells of one condition
-    in every batch; the numbers of all cells, `n_obs`, of those to train on, `n_train`, and to validate with, `n_val`.
-
     Parameters
     ----------
     datamodule
@@ -190,31 +187,31 @@ def prepare_datamodule(
     ValueError
         If there are no validation cells though there should be, or the data module cannot do what is asked.
     """
-    if hasattr(datamodule, "mmd_reference"):
+    if isinstance(datamodule, _protocols.TakesReference):
         datamodule.mmd_reference = mmd_reference
     # upstream does so, too, from 1.5 on, but never sets a batch size of 128
-    if hasattr(datamodule, "set_batch_size"):
+    if isinstance(datamodule, _protocols.SetsBatchSize):
         datamodule.set_batch_size(batch_size)
-    if hasattr(datamodule, "set_split"):
+    if isinstance(datamodule, _protocols.SetsSplit):
         if train_size is None and validation_size is None:
             train_size = _TRAIN_SIZE  # as upstream; its own data module does not split unasked
         datamodule.set_split(
             train_size=train_size, validation_size=validation_size, shuffle_set_split=shuffle_set_split
         )
-    is_empty = getattr(datamodule, "n_val", None) == 0 or not is_overridden("val_dataloader", datamodule)
-    if needs_validation and is_empty:
+    is_empty = isinstance(datamodule, _protocols.CountsValidationCells) and datamodule.n_val == 0
+    if needs_validation and (is_empty or not is_overridden("val_dataloader", datamodule)):
         msg = (
             "early_stopping needs validation cells, but the data module has none. Give it some (train_size), or "
             "pass early_stopping=False."
         )
         raise ValueError(msg)
-    n_obs = int(getattr(datamodule, "n_obs", n_cells))
-    return n_obs, int(getattr(datamodule, "n_train", n_obs))
+    n_obs = int(datamodule.n_obs if isinstance(datamodule, _protocols.CountsCells) else n_cells)
+    return n_obs, int(datamodule.n_train if isinstance(datamodule, _protocols.CountsTrainingCells) else n_obs)
 
 
 def _known_values(datamodule: object) -> ValueSummary | None:
-    """What a data module tells of all its values, if it does: its `values`, which may be anything else, too."""
-    values = getattr(datamodule, "values", None)
+    """What a data module tells of all its values, if it does."""
+    values = datamodule.values if isinstance(datamodule, _protocols.KnowsValues) else None
     return values if isinstance(values, ValueSummary) else None
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     import lightning.pytorch as pl
 
+    from trvae_scvi.data._model import Model
+
 __all__ = ["Progress", "usable_afterwards"]
 
 logger = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ class Progress(Callback):
 
 
 @contextlib.contextmanager
-def usable_afterwards(model: Any, progress: Progress) -> Iterator[None]:
+def usable_afterwards(model: Model, progress: Progress) -> Iterator[None]:
     """Train inside the block: whatever ends it, the model is left in evaluation, and what was trained can be used.
 
     Parameters
@@ -85,7 +87,7 @@ def _differ(before: dict[str, torch.Tensor], module: torch.nn.Module) -> bool:
     return any(not torch.equal(tensor.cpu(), before[name]) for name, tensor in module.state_dict().items())
 
 
-def _keep(model: Any, trainer: Any) -> None:
+def _keep(model: Model, trainer: Any) -> None:
     """Leave the model as after a training that was not stopped."""
     for mine, theirs in (("train", "train"), ("validation", "val"), ("test", "test")):
         setattr(model, f"{mine}_indices", getattr(trainer.datamodule, f"{theirs}_idx", None))

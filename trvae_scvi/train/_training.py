@@ -8,7 +8,7 @@ import logging
 import tempfile
 import warnings
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lightning.pytorch.callbacks import StochasticWeightAveraging
@@ -33,12 +33,12 @@ from ._stopping import Progress, usable_afterwards
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from anndata import AnnData
     from lightning.pytorch.callbacks import Callback
 
+    from trvae_scvi.data._model import Model
     from trvae_scvi.module import TRVAEModule
 
-__all__ = ["Trainable", "default_epochs", "train_model"]
+__all__ = ["default_epochs", "train_model"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,26 +51,8 @@ _OURS = {"adata_manager", "module", "seed"}  # arguments of splitter and plan th
 _PRECISIONS = (None, 32, 16, "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
 
 
-class Trainable(Protocol):
-    """What training needs of a model, and what it notes there."""
-
-    module: TRVAEModule
-    registry_: dict[str, Any]
-    adata_manager: Any
-    summary_stats: Any
-    history: Any
-    trainer: Any
-    is_trained_: bool
-    nonnegative_: bool
-    measured_: np.ndarray | None
-    surgery_: dict[str, bool] | None
-
-    @property
-    def adata(self) -> AnnData | None: ...
-
-
 def train_model(
-    model: Trainable,
+    model: Model,
     run: Callable[..., None],
     validate: Callable[[], object],
     *,
@@ -177,7 +159,7 @@ def train_model(
     _warn_of_absent_mmd(model)
 
 
-def _check_trainable(model: Trainable, callbacks: Sequence[Callback]) -> None:
+def _check_trainable(model: Model, callbacks: Sequence[Callback]) -> None:
     if not any(parameter.requires_grad for parameter in model.module.parameters()):
         msg = (
             "There is nothing to train: the query has no condition and no covariate that the reference does not "
@@ -189,7 +171,7 @@ def _check_trainable(model: Trainable, callbacks: Sequence[Callback]) -> None:
         raise ValueError(msg)
 
 
-def _check_own_data(model: Trainable, validate: Callable[[], object]) -> bool:
+def _check_own_data(model: Model, validate: Callable[[], object]) -> bool:
     """Check the cells, which another set-up or step may have changed; return whether no value is negative."""
     adata, schema = model.adata, Schema.of(model.registry_)
     if adata is None:
@@ -204,7 +186,7 @@ def _check_own_data(model: Trainable, validate: Callable[[], object]) -> bool:
 
 
 @contextlib.contextmanager
-def _taking_note(model: Trainable, progress: Progress, *, nonnegative: bool) -> Iterator[None]:
+def _taking_note(model: Model, progress: Progress, *, nonnegative: bool) -> Iterator[None]:
     """Leave the model fit for use whatever ends the block, and bring up to date what it knows of its training."""
     was_trained = model.is_trained_
     try:
@@ -227,7 +209,7 @@ def _quiet(module: TRVAEModule) -> Iterator[None]:
         yield
 
 
-def _note_measured(model: Trainable, *, was_trained: bool) -> None:
+def _note_measured(model: Model, *, was_trained: bool) -> None:
     """Take down under which conditions labels had training cells, in this training and in earlier ones."""
     schema = Schema.of(model.registry_)
     if model.adata is None or schema.labels_key is None:
@@ -239,7 +221,7 @@ def _note_measured(model: Trainable, *, was_trained: bool) -> None:
         model.measured_ = model.measured_ | measured
 
 
-def _warn_of_few_cells(model: Trainable) -> None:
+def _warn_of_few_cells(model: Model) -> None:
     if model.adata is None or not model.module.options.matches_conditions:
         return
     schema = Schema.of(model.registry_)
@@ -247,7 +229,7 @@ def _warn_of_few_cells(model: Trainable) -> None:
     warn_of_few_cells(counts, schema, by_label=model.module.options.mmd_balance_labels)
 
 
-def _warn_of_absent_mmd(model: Trainable) -> None:
+def _warn_of_absent_mmd(model: Model) -> None:
     """Of a query there may be nothing to match, which is no mistake."""
     options = model.module.options
     if not options.matches_conditions or model.surgery_ is not None:

@@ -1,0 +1,54 @@
+"""What the rooms before it know of a model: a name for it, so that they need not import it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+    from scvi.data import AnnDataManager
+
+    from trvae_scvi.module import TRVAEModule
+
+__all__ = ["Model"]
+
+
+class Model(Protocol):
+    """A :class:`~trvae_scvi.TRVAE`: what scvi-tools' models have, and what ours have besides.
+
+    Attributes
+    ----------
+    id, module, registry_, summary_stats, init_params_, is_trained_, history, history_, trainer
+        As scvi-tools has them.
+    nonnegative_
+        Whether the data know no value below 0.
+    measured_
+        Labels x conditions, whether there were training cells; ``None`` if that is not known.
+    surgery_
+        How it was made out of a reference; ``None`` for one that was not.
+    """
+
+    id: str
+    module: TRVAEModule
+    registry_: dict[str, Any]
+    summary_stats: Any
+    init_params_: dict[str, Any]
+    is_trained_: bool
+    history_: Any
+    trainer: Any
+    nonnegative_: bool
+    measured_: np.ndarray | None
+    surgery_: dict[str, bool] | None
+
+    @property
+    def adata(self) -> AnnData | None:
+        """Data attached to it."""
+
+    @property
+    def adata_manager(self) -> AnnDataManager:
+        """Their manager."""
+
+    @property
+    def history(self) -> Any:
+        """What training logged."""
