@@ -88,30 +88,20 @@ def train_model(
     check_integer("batch_size", batch_size, 2)  # the MMD needs company
     if max_epochs is not None:
         check_integer("max_epochs", max_epochs, 1)
-    split: dict[str, Any] = {
-        "train_size": train_size,
-        "validation_size": validation_size,
-        "shuffle_set_split": shuffle_set_split,
-    }
+    sizes = {"train_size": train_size, "validation_size": validation_size}
+    split: dict[str, Any] = {**sizes, "shuffle_set_split": shuffle_set_split}
     _check_split(train_size, datasplitter_kwargs or {})
     trainer_kwargs = {"gradient_clip_val": 100.0} | _trainer_arguments(trainer_config, trainer_kwargs)
     callbacks = list(trainer_kwargs.pop("callbacks", None) or ())
     _check_trainable(model, callbacks)
+    set_here: dict[str, Any] = {"seed": current_seed()}
     nonnegative, n_cells = model.nonnegative_, int(model.summary_stats.n_cells)
-    set_here = {"seed": current_seed()}
     if datamodule is None:
         nonnegative = _check_own_data(model, validate)
     else:
-        check_datamodule(datamodule, model.registry_, model.module)
+        asked = {"batch_size": batch_size, "needs_validation": early_stopping, **split}
         # upstream hands `n_obs` to the loss only where a data module has `n_train`
-        n_cells, set_here["n_obs"] = prepare_datamodule(
-            datamodule,
-            mmd_reference=model.module.mmd_reference,
-            batch_size=batch_size,
-            needs_validation=early_stopping,
-            n_cells=n_cells,
-            **split,
-        )
+        n_cells, set_here["n_obs"] = _prepare(datamodule, model, n_cells=n_cells, **asked)
         callbacks = CheckBatches.needed(datamodule, model.module.likelihood) + callbacks
     progress, was_trained = Progress(), model.is_trained_
     is_new = not was_trained and model.surgery_ is None
@@ -149,6 +139,17 @@ def train_model(
             # processes hand over the history in a file; our sampler shares out the batches itself
             **{"log_save_dir": folder, "use_distributed_sampler": datamodule is not None} | trainer_kwargs | others,
         )
+    _finish(model, progress, was_trained=was_trained)
+
+
+def _prepare(datamodule: Any, model: Model, **asked: Any) -> tuple[int, int]:
+    """Check a data module and have it prepare; return its numbers of cells and of those to train on."""
+    check_datamodule(datamodule, model.registry_, model.module)
+    return prepare_datamodule(datamodule, mmd_reference=model.module.mmd_reference, **asked)
+
+
+def _finish(model: Model, progress: Progress, *, was_trained: bool) -> None:
+    """Check that something was trained, on every device the same."""
     if progress.n_batches == 0 and not progress.moved:  # several devices have batches of their own
         model.is_trained_ = was_trained
         msg = "Nothing was trained: no step was taken. Allow for some (`max_steps`, `max_time`, learning rate)."
