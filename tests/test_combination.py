@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
+import torch
 from helpers import make_trained
 
 import trvae_scvi as tv
@@ -136,3 +139,22 @@ def test_bad_requests_name_what_is_wrong(several):
         model.predict_combination(adata, target="A+B", control="control", separator="")
     with pytest.raises(ValueError, match="Expected `method`"):
         model.predict_combination(adata, target="A+B", control="control", method="median")
+
+
+class Held:
+    """A network that cannot be copied."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def encoder(self, n_input):
+        return torch.nn.Identity(), n_input
+
+    def decoder(self, n_output):
+        return n_output, torch.nn.Identity()
+
+
+def test_a_network_that_cannot_be_copied_is_no_obstacle():
+    cells = tv.datasets.simulate_perturbation(n_cells=90, n_genes=10, n_types=2, targets=("A", "B"), seed=0).adata
+    model = make_trained(cells, network=Held())
+    assert model.predict_combination(target="A+B", control="control").n_obs == 90

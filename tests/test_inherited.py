@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import FAST, make_trained
+from scvi.model.base import VAEMixin
 
 import trvae_scvi as tv
 
@@ -474,3 +476,16 @@ def test_threads_do_not_forget_each_others_cells(trained, small):
 
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(ask, range(6))) == [(400, 5)] * 6
+
+
+@pytest.mark.skipif(
+    "adata_sub" not in inspect.signature(VAEMixin.differential_abundance).parameters, reason="scvi-tools 1.5 has it"
+)
+def test_both_sets_of_cells_need_the_column_of_samples(trained, adata):
+    some = adata[:60].copy()
+    for missing in (adata, some):
+        for cells in (adata, some):
+            cells.obs["sample"] = np.resize(["a", "b"], cells.n_obs)
+        del missing.obs["sample"]
+        with pytest.raises(KeyError, match="`sample_key='sample'` not found"):
+            trained.differential_abundance(adata, adata_sub=some, sample_key="sample")

@@ -8,6 +8,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import scvi
 from helpers import FAST, make_trained
 from scipy import sparse
 from scvi import REGISTRY_KEYS
@@ -352,3 +353,32 @@ def test_numbers_as_conditions(adata):
 
 def test_summary_names_the_conditions(trained):
     assert "['control', 'stimulated']" in trained.summary_string
+
+
+class Shorter(tv.TRVAE):
+    """A model of a user's own, with other arguments."""
+
+    def __init__(self, adata=None, registry=None, n_latent=4):
+        super().__init__(adata, registry, n_hidden=16, n_latent=n_latent)
+
+
+def test_a_subclass_with_a_constructor_of_its_own(adata, tmp_path):
+    Shorter.setup_anndata(adata)
+    model = Shorter(adata, n_latent=3)
+    model.train(**FAST)
+    model.save(tmp_path / "m")
+    loaded = Shorter.load(tmp_path / "m", adata)
+    assert loaded.get_latent_representation().shape == (adata.n_obs, 3)
+    without_data = Shorter(registry=model.registry_)
+    without_data.is_trained_ = True
+    without_data.save(tmp_path / "n")
+    assert Shorter.load(tmp_path / "n", False).registry_["model_name"] == "Shorter"
+
+
+def test_a_subclass_can_be_made_of_a_registry_of_scvi_tools(adata, tmp_path):
+    scvi.model.SCVI.setup_anndata(adata, batch_key="condition")
+    registry = scvi.model.SCVI(adata).registry_
+    model = Shorter(registry=registry)
+    model.is_trained_ = True
+    model.save(tmp_path / "m")
+    assert Shorter.load(tmp_path / "m", False).registry_["model_name"] == "Shorter"

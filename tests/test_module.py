@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 
+import numpy as np
 import pytest
 import torch
 from scvi import REGISTRY_KEYS
@@ -130,13 +131,35 @@ def test_a_module_refuses_what_the_model_refuses(option, value):
         TRVAEModule(GENES, n_batch=2, **{option: value})
 
 
-def test_options_can_be_read_and_not_changed():
+def test_options_can_be_read_and_are_checked_when_they_are_set():
     module = make(mmd_on="z", dispersion="gene-batch")
     assert (module.mmd_on, module.dispersion, module.n_latent) == ("z", "gene-batch", 10)
     with pytest.raises(dataclasses.FrozenInstanceError):
         module.options.mmd_on = "y"
+    assert "of_model" not in vars(module)
+    assert not hasattr(module, "of_model")
+    assert not hasattr(module, "__dataclass_fields__")
     with pytest.raises(AttributeError):
         module.no_such_option  # noqa: B018
+    terms = (tensors(), *module(tensors(), compute_loss=False))
+    assert module.loss(*terms).extra_metrics["mmd"] > 0
+    module.mmd_weight = 0
+    assert (module.mmd_weight, module.options.mmd_weight) == (0, 0)
+    assert module.loss(*terms).extra_metrics["mmd"] == 0
+    with pytest.raises(ValueError, match="`mmd_on` to be one of"):
+        module.mmd_on = "x"
+    assert module.mmd_on == "z"
+
+
+def test_widths_may_be_an_array():
+    assert make(hidden_sizes=np.array([8, 4])).options.hidden_sizes == (8, 4)
+    with pytest.raises(ValueError, match="widths of one hidden layer or more, found 8"):
+        make(hidden_sizes=8)
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "mse"])
+def test_whether_counts_are_modelled(likelihood):
+    assert make(gene_likelihood=likelihood).models_counts == (likelihood == "nb")
 
 
 def test_only_the_whole_objective_has_the_prior():

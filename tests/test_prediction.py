@@ -480,3 +480,12 @@ def test_a_mudata_is_refused_with_what_to_pass_instead(trained):
 
     with pytest.raises(TypeError, match=r"found MuData. Pass one of its modalities, e.g. `mdata\['rna'\]`"):
         trained.predict_perturbation(MuData(), target="stimulated")
+
+
+def test_several_columns_of_the_labels_name_are_refused(trained, control):
+    control.obs = pd.concat([control.obs, control.obs[["cell_type"]]], axis=1)
+    for answer in (trained.predict_perturbation, trained.get_perturbation_effect):
+        with pytest.raises(ValueError, match="2 columns 'cell_type'"):
+            answer(control, target="stimulated")
+    with pytest.raises(ValueError, match="2 columns 'cell_type'"):
+        trained.get_mmd_representation(control)

@@ -17,7 +17,7 @@ from scvi.dataloaders import AnnDataLoader
 
 import trvae_scvi as tv
 from trvae_scvi.data import _expression, _values
-from trvae_scvi.predict import _store
+from trvae_scvi.predict import _predictor, _store
 from trvae_scvi.predict._predictor import Predictor
 
 SETUP = {
@@ -371,6 +371,30 @@ def test_an_effect_is_that_of_all_cells_however_they_come(full):
     pd.testing.assert_frame_equal(from_loader, found)
     with pytest.raises(KeyError, match="groupby='nope'"):
         full.get_perturbation_effect(target="stimulated", groupby="nope", dataloader=loader(full))
+
+
+def test_minibatches_without_labels_cannot_be_grouped_by_them(full):
+    without = [{k: v for k, v in batch.items() if k != REGISTRY_KEYS.LABELS_KEY} for batch in loader(full)]
+    with pytest.raises(KeyError, match="'cell_type' in every minibatch of `dataloader`"):
+        full.get_perturbation_effect(target="stimulated", dataloader=without)
+    by_condition = full.get_perturbation_effect(target="stimulated", dataloader=without, groupby="condition")
+    assert set(by_condition["group"]) == {"control", "stimulated"}
+    with pytest.raises(ValueError, match="of earlier minibatches, found"):
+        full.predict_perturbation(target="stimulated", dataloader=[next(iter(loader(full))), without[0]])
+
+
+def test_cells_under_the_target_are_spoken_of_before_the_work(full, monkeypatch):
+    monkeypatch.setattr(Predictor, "blocks", None)
+    with pytest.warns(UserWarning, match="measured under a target"), pytest.raises(TypeError):
+        full.get_perturbation_effect(target="stimulated")
+
+
+def test_one_bar_of_progress_for_all_targets(full, tmp_path, monkeypatch):
+    bars = []
+    monkeypatch.setattr(_predictor, "track", lambda steps, **options: bars.append(options) or steps)
+    full.predict_perturbation(target=TARGETS, batch_size=50, out=tmp_path / "x.h5ad")
+    full.predict_perturbation(target=TARGETS, batch_size=100)
+    assert [(bar["total"], bar["disable"]) for bar in bars] == [(16, False), (4, True)]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

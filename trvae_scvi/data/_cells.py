@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from trvae_scvi._arguments import check_choice, check_integer
 from trvae_scvi._compat import ADATA_MINIFY_TYPE, SETUP_COLUMNS, copy_minification, get_minify_type, parent_of
 
-from ._columns import check_anndata, check_condition, check_covariates, check_known
+from ._columns import check_anndata, check_condition, check_covariates, check_known, check_single
 from ._expression import Expression, RowsDataset
 from ._gene_names import check_var_names
 from ._setup import register
@@ -158,6 +158,8 @@ class AnnDataCells:
 
     def check_covariates(self) -> None:
         """Check all that is registered but conditions and labels, which are never fed to the network."""
+        if self.schema.labels_key is not None and self.schema.labels_key in self.obs:
+            check_single(self.annotation, self.schema.labels_key)
         arguments = {**self.schema.registry["setup_args"], "labels_key": None}
         check_covariates(self.annotation, arguments, new_data=False)
         for key, known in self.schema.covariates.items():

@@ -27,6 +27,7 @@ __all__ = [
     "check_not_view",
     "check_query_conditions",
     "check_same_kind",
+    "check_single",
 ]
 
 MIN_CELLS_TO_LEARN = 3  # of a condition
@@ -77,6 +78,15 @@ def check_keys(argument: str, keys: object) -> list[str] | None:
     return names
 
 
+def check_single(adata: AnnData, key: str) -> pd.Series:
+    """Give a column of `obs` that is there; raises a ValueError if there are several of the name."""
+    column = adata.obs[key]
+    if isinstance(column, pd.DataFrame):
+        msg = f"`adata.obs` has {column.shape[1]} columns {key!r}. Rename or remove all but one."
+        raise ValueError(msg)
+    return column
+
+
 def check_column(adata: AnnData, argument: str, key: object) -> pd.Series:
     """Give a column of `obs`, after checking that it is there and complete."""
     if not isinstance(key, str):
@@ -85,10 +95,7 @@ def check_column(adata: AnnData, argument: str, key: object) -> pd.Series:
     if key not in adata.obs:
         msg = f"`{argument}={key!r}` not found in `adata.obs`; its columns are {list(adata.obs.columns)}."
         raise KeyError(msg)
-    column = adata.obs[key]
-    if isinstance(column, pd.DataFrame):
-        msg = f"`adata.obs` has {column.shape[1]} columns {key!r}. Rename or remove all but one."
-        raise ValueError(msg)
+    column = check_single(adata, key)
     if column.isna().any():
         msg = (
             f"`adata.obs[{key!r}]` is missing for {int(column.isna().sum())} of {len(column)} cells. "

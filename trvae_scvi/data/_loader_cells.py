@@ -127,6 +127,10 @@ class LoaderCells:
                 raise ValueError(msg)
         for i, name in enumerate(self._continuous):
             columns[name] = checked[REGISTRY_KEYS.CONT_COVS_KEY][:, i].cpu().numpy()
+        if self._columns and columns.keys() != self._columns.keys():
+            earlier = list(self._columns)
+            msg = f"Expected the columns {earlier} of earlier minibatches, found {list(columns)} in {where}."
+            raise ValueError(msg)
         self._latest = columns
         for name, values in columns.items():
             self._columns.setdefault(name, array(values.dtype.char)).frombytes(values.tobytes())

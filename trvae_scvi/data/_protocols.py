@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import TypeGuard
 
 __all__ = [
     "CountsCells",
@@ -16,10 +17,12 @@ __all__ = [
     "SetsBatchSize",
     "SetsSplit",
     "TakesReference",
+    "is_able",
 ]
 
+_Ability = TypeVar("_Ability")
 
-@runtime_checkable
+
 class DataModule(Protocol):
     """Serves minibatches in the form of scvi-tools; each is a dictionary of tensors by registry key."""
 
@@ -33,7 +36,6 @@ class DataModule(Protocol):
         """Minibatches to validate with."""
 
 
-@runtime_checkable
 class SetsBatchSize(Protocol):
     """A data module whose batches can be given a size."""
 
@@ -41,7 +43,6 @@ class SetsBatchSize(Protocol):
         """Set the cells of a training and validation batch."""
 
 
-@runtime_checkable
 class SetsSplit(Protocol):
     """A data module that divides its cells into those to train on, to validate with, and the rest."""
 
@@ -49,7 +50,6 @@ class SetsSplit(Protocol):
         """Divide the cells anew, at random or in their order."""
 
 
-@runtime_checkable
 class TakesReference(Protocol):
     """A data module with cells of one condition in every batch."""
 
@@ -57,7 +57,6 @@ class TakesReference(Protocol):
     mmd_reference: int | None
 
 
-@runtime_checkable
 class KnowsValues(Protocol):
     """A data module that may know what values it serves before it serves them."""
 
@@ -65,22 +64,25 @@ class KnowsValues(Protocol):
     values: object
 
 
-@runtime_checkable
 class CountsCells(Protocol):
     """A data module that knows how many cells it holds."""
 
     n_obs: int
 
 
-@runtime_checkable
 class CountsTrainingCells(Protocol):
     """A data module that knows how many of its cells are to train on."""
 
     n_train: int
 
 
-@runtime_checkable
 class CountsValidationCells(Protocol):
     """A data module that knows how many of its cells are to validate with."""
 
     n_val: int
+
+
+def is_able(datamodule: object, ability: type[_Ability]) -> TypeGuard[_Ability]:
+    """Whether a data module has what a protocol here names, be it by handing on to another one."""
+    names = {*ability.__annotations__, *vars(ability)}
+    return all(hasattr(datamodule, name) for name in names if not name.startswith("_"))

@@ -217,7 +217,8 @@ class InheritedMixin(RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         check_takes_obsm(asked[-1])
         own = [self._validate_anndata(cells) for cells in asked]
         kwargs |= dict(zip(("adata", "adata_sub"), own, strict=False))
-        check_column(own[0], "sample_key", kwargs.get("sample_key"))
+        for cells in own:
+            check_column(cells, "sample_key", kwargs.get("sample_key"))
         result = super().differential_abundance(**kwargs)
         table = own[-1].obsm["da_log_probs"]
         asked[-1].obsm["da_log_probs"] = table.set_axis(table.columns.astype(str), axis=1)  # no file takes other names

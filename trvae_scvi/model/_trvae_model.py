@@ -181,9 +181,11 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         network: Network | None = None,
         extra_payload_autotune: bool = False,
     ) -> None:
-        init_params = self._get_init_params(locals())  # before there are other locals than the arguments
-        options = ModelOptions.of_model(**init_params["non_kwargs"])
-        super().__init__(adata, own_registry(registry) if adata is None and registry is not None else None)
+        given = dict(locals())  # before there are others than the arguments
+        options = ModelOptions.of_model(given)
+        if adata is None and registry is not None:
+            registry = {**own_registry(registry), "model_name": type(self).__name__}
+        super().__init__(adata, registry if adata is None else None)
         schema = Schema.of(self.registry_)
         conditions, has_labels = list(schema.conditions), schema.labels_key is not None
         check_choice("mmd_pairs", mmd_pairs, ["all", *conditions])
@@ -218,7 +220,7 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
             f"gene_likelihood: {gene_likelihood}, dispersion: {dispersion}, mmd_on: {mmd_on}, "
             f"mmd_weight: {mmd_weight}, kl_weight: {kl_weight}."
         )
-        self.init_params_ = init_params
+        self.init_params_ = self._get_init_params(given)
 
     @classmethod
     @setup_anndata_dsp.dedent
@@ -393,5 +395,6 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         >>> len(model.history["validation_loss"])
         2
         """
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        given = dict(locals())
+        arguments = {name: value for name, value in given.items() if name not in ("self", "__class__")}
         train_model(self, super().train, self._validate_own_anndata, **arguments)

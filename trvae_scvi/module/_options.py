@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from trvae_scvi._math._mmd import MMD_KERNELS
 from trvae_scvi.nn import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["ModelOptions"]
 
@@ -73,8 +73,8 @@ class ModelOptions:
         check_number("response_scale", self.response_scale, positive=True)
         check_number("dropout_rate", self.dropout_rate, below=1.0)
         check_integer("n_latent", self.n_latent, 1)
-        if not self.hidden_sizes:
-            msg = "Expected `hidden_sizes` to be the width of at least one hidden layer, found none."
+        if np.ndim(self.hidden_sizes) != 1 or not len(self.hidden_sizes):
+            msg = f"Expected `hidden_sizes` to be the widths of one hidden layer or more, found {self.hidden_sizes!r}."
             raise ValueError(msg)
         for width in self.hidden_sizes:
             check_integer("n_hidden", width, 1)
@@ -84,23 +84,18 @@ class ModelOptions:
             raise TypeError(msg)
 
     @classmethod
-    def of_model(
-        cls,
-        n_hidden: int | Sequence[int],
-        n_layers: int,
-        mmd_pairs: str,
-        mmd_balance_labels: bool | None,
-        **others: Any,
-    ) -> ModelOptions:
-        """The arguments of :class:`~trvae_scvi.TRVAE` as options, without what depends on its data."""
+    def of_model(cls, given: Mapping[str, Any]) -> ModelOptions:
+        """The options among the arguments of :class:`~trvae_scvi.TRVAE`, without what depends on its data."""
+        n_hidden, n_layers = given["n_hidden"], given["n_layers"]
         check_integer("n_layers", n_layers, 1)
-        several = np.ndim(n_hidden) == 1
-        widths: list[Any] = list(n_hidden) if several else [n_hidden] * n_layers  # type: ignore[arg-type]
+        widths = list(n_hidden) if np.ndim(n_hidden) == 1 else [n_hidden] * n_layers
         if len(widths) != n_layers:
             msg = f"Expected `n_hidden` to be one width or one for each of n_layers={n_layers}, found {n_hidden!r}."
             raise ValueError(msg)
-        balance = False if mmd_balance_labels is None else mmd_balance_labels
-        return cls(hidden_sizes=widths, mmd_balance_labels=balance, **others)
+        own = {field.name: given[field.name] for field in fields(cls) if field.name in given}
+        if given["mmd_balance_labels"] is None:
+            own["mmd_balance_labels"] = False
+        return cls(**own, hidden_sizes=widths)
 
     @property
     def matches_conditions(self) -> bool:

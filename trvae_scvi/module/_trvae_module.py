@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,8 @@ __all__ = ["TRVAEModule", "means_only"]
 
 #: Inside ``with means_only():`` inference draws nothing: another thread may be training, with the same random numbers.
 means_only = Switch("means_only")
+
+_OPTIONS = frozenset(field.name for field in dataclasses.fields(ModelOptions))
 
 
 class TRVAEModule(BaseMinifiedModeModuleClass):
@@ -59,7 +62,8 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         Code of the condition to compare every other with, ``None`` for all pairs.
     **options
         Those of :class:`~trvae_scvi.TRVAE` but for the ones above, with `hidden_sizes`, the widths of the hidden layers
-        from the input on, in place of `n_hidden` and `n_layers`. They can be read as attributes.
+        from the input on, in place of `n_hidden` and `n_layers`. They can be read as attributes, and those of the
+        objective set.
 
     Raises
     ------
@@ -108,8 +112,19 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
 
     def __getattr__(self, name: str) -> Any:
         # scvi-tools reads some options as attributes of the module
-        options = self.__dict__.get("options")
-        return getattr(options, name) if hasattr(options, name) else super().__getattr__(name)
+        if name in _OPTIONS and "options" in self.__dict__:
+            return getattr(self.options, name)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OPTIONS and "options" in self.__dict__:
+            name, value = "options", dataclasses.replace(self.options, **{name: value})
+        super().__setattr__(name, value)
+
+    @property
+    def models_counts(self) -> bool:
+        """Whether the likelihood is one of counts, whose sum is the library size."""
+        return self.likelihood.models_counts
 
     def adopt(self, reference: TRVAEModule) -> bool:
         """Take over all parameters of a module with at most as many categories; return whether some are new here."""

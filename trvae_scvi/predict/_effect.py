@@ -13,6 +13,8 @@ from trvae_scvi._math._intervals import DEFAULT_MODEL_ERROR, ModelError, margin,
 from trvae_scvi.data._columns import check_column
 from trvae_scvi.data._designs import warn
 
+from ._predictor import with_progress
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -45,12 +47,17 @@ def perturbation_effect(
     counts = predictor.module.likelihood.models_counts
     given: dict[Any, _Moments] = {}
     predicted: dict[Any, dict[Any, _Moments]] = {name: {} for name in targets}
-    for x, blocks in predictor.blocks(cells, targets, request):
-        groups = np.full(len(x), "all", object) if key is None else cells.latest[key].to_numpy(dtype=object)
+    condition_key = predictor.schema.condition_key
+    is_known = len(cells.obs) > 0  # of a loader's cells only when all were seen
+    if is_known:
+        _warn_of_target_cells(cells.obs[condition_key], targets)
+    for x, blocks in with_progress(predictor.blocks(cells, targets, request), cells.n_batches):
+        groups = np.full(len(x), "all", object) if key is None else _groups(cells.latest, key)
         _add(given, groups, x, counts)
         for name, block in blocks.items():
             _add(predicted[name], groups, block, counts)
-    _warn_of_target_cells(cells.obs[predictor.schema.condition_key], targets)
+    if not is_known:
+        _warn_of_target_cells(cells.obs[condition_key], targets)
     frames = []
     for name, by_group in predicted.items():
         for group, moments in by_group.items():
@@ -82,6 +89,13 @@ def _group_key(cells: Cells, groupby: str | None, labels_key: str | None) -> str
         raise KeyError(msg)
     check_column(AnnData(obs=cells.obs), "groupby", key)
     return key
+
+
+def _groups(latest: pd.DataFrame, key: str) -> np.ndarray:
+    if key not in latest:
+        msg = f"Expected {key!r} in every minibatch of `dataloader`, to group by it; found {list(latest.columns)}."
+        raise KeyError(msg)
+    return latest[key].to_numpy(dtype=object)
 
 
 def _warn_of_target_cells(conditions: pd.Series, targets: Iterable[Any]) -> None:

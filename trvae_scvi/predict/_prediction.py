@@ -12,11 +12,14 @@ from anndata import AnnData
 from trvae_scvi._arguments import plain_list
 
 from ._annotation import check_writable, fingerprint, free_source_key, predicted_obs, target_measured
+from ._predictor import with_progress
 from ._store import DiskStore, MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from scipy import sparse
 
     from trvae_scvi.data._cells import Cells
 
@@ -61,12 +64,18 @@ def predict_cells(
         )
         raise ValueError(msg)
     obs: dict[Any, pd.DataFrame] = {}
-    with _store(predictor, cells, list(targets), request, out) as store:
+
+    def steps() -> Iterator[Mapping[Any, np.ndarray | sparse.csr_matrix]]:
         for some in passes:
             for _, predicted in predictor.blocks(cells, some, request, streams):
-                for name, block in predicted.items():
-                    store.append(name, block)
-            obs |= dict.fromkeys(some, cells.obs)
+                yield predicted
+            obs.update(dict.fromkeys(some, cells.obs))
+
+    n_steps = None if cells.n_batches is None else cells.n_batches * len(passes)
+    with _store(predictor, cells, list(targets), request, out) as store:
+        for predicted in with_progress(steps(), n_steps):
+            for name, block in predicted.items():
+                store.append(name, block)
         annotation = _annotation(predictor, obs, cells, request)
         annotation.uns["trvae"] |= notes or {}
         return store.finish(annotation)

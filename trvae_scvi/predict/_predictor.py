@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
     from ._request import Request
 
-__all__ = ["NOT_TRAINED", "Predictor"]
+__all__ = ["NOT_TRAINED", "Predictor", "resolved", "with_progress"]
 
 NOT_TRAINED = "The model is not trained: call `model.train()` before asking it for predictions."
 _SHORT = 10  # minibatches; fewer need no progress bar
+_Step = TypeVar("_Step")
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +121,8 @@ class Predictor:
         numbers = targets if streams is None else streams
         seeds = {name: None if request.seed is None else [request.seed, numbers[name]] for name in targets}
         rngs = {name: np.random.default_rng(seed) for name, seed in seeds.items()}
-        likelihood, n = self.module.likelihood, cells.n_batches
-        for tensors in track(cells, description="Predicting", disable=n is not None and n < _SHORT, total=n):
+        likelihood = self.module.likelihood
+        for tensors in cells:
             x = tensors[REGISTRY_KEYS.X_KEY].cpu().numpy()
             given = self._posterior_means(tensors)
             asked = {
@@ -164,13 +165,19 @@ class Predictor:
     def combining(self, weights: np.ndarray) -> Predictor:
         """The same with further conditions to decode with, weighted sums (rows of `weights`) of those there are."""
         module = self.module
-        extended = copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
+        shared = [module.options, *module.parameters()]
+        extended = copy.deepcopy(module, {id(part): part for part in shared})
         for table in extended.condition_tables():
             rows = table.rows
             own = torch.as_tensor(weights, dtype=rows.dtype, device=rows.device)
             combined = torch.tensordot(own, rows, dims=1)
             table.new = nn.Parameter(combined if table.new is None else torch.cat([table.new.detach(), combined]))
         return replace(self, decoding=extended)
+
+
+def with_progress(steps: Iterable[_Step], n_steps: int | None) -> Iterable[_Step]:
+    """Show a progress bar, unless there are few steps."""
+    return track(steps, description="Predicting", disable=n_steps is not None and n_steps < _SHORT, total=n_steps)
 
 
 def resolved(adata: AnnData | None, own: AnnData | None) -> AnnData:

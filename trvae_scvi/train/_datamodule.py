@@ -129,7 +129,7 @@ def check_datamodule(datamodule: object, registry: dict[str, Any], module: TRVAE
         If it serves other genes, conditions or covariates, lacks a column, or is known to hold values that the model
         does not take.
     """
-    if not (isinstance(datamodule, LightningDataModule) and isinstance(datamodule, _protocols.DataModule)):
+    if not (isinstance(datamodule, LightningDataModule) and _protocols.is_able(datamodule, _protocols.DataModule)):
         msg = f"Expected `datamodule` to be a data module of scvi-tools, found {type(datamodule).__name__}."
         raise TypeError(msg)
     served, own = Schema.of(own_registry(datamodule.registry)), Schema.of(registry)
@@ -187,31 +187,31 @@ def prepare_datamodule(
     ValueError
         If there are no validation cells though there should be, or the data module cannot do what is asked.
     """
-    if isinstance(datamodule, _protocols.TakesReference):
+    if _protocols.is_able(datamodule, _protocols.TakesReference):
         datamodule.mmd_reference = mmd_reference
     # upstream does so, too, from 1.5 on, but never sets a batch size of 128
-    if isinstance(datamodule, _protocols.SetsBatchSize):
+    if _protocols.is_able(datamodule, _protocols.SetsBatchSize):
         datamodule.set_batch_size(batch_size)
-    if isinstance(datamodule, _protocols.SetsSplit):
+    if _protocols.is_able(datamodule, _protocols.SetsSplit):
         if train_size is None and validation_size is None:
             train_size = _TRAIN_SIZE  # as upstream; its own data module does not split unasked
         datamodule.set_split(
             train_size=train_size, validation_size=validation_size, shuffle_set_split=shuffle_set_split
         )
-    is_empty = isinstance(datamodule, _protocols.CountsValidationCells) and datamodule.n_val == 0
+    is_empty = _protocols.is_able(datamodule, _protocols.CountsValidationCells) and datamodule.n_val == 0
     if needs_validation and (is_empty or not is_overridden("val_dataloader", datamodule)):
         msg = (
             "early_stopping needs validation cells, but the data module has none. Give it some (train_size), or "
             "pass early_stopping=False."
         )
         raise ValueError(msg)
-    n_obs = int(datamodule.n_obs if isinstance(datamodule, _protocols.CountsCells) else n_cells)
-    return n_obs, int(datamodule.n_train if isinstance(datamodule, _protocols.CountsTrainingCells) else n_obs)
+    n_obs = int(datamodule.n_obs if _protocols.is_able(datamodule, _protocols.CountsCells) else n_cells)
+    return n_obs, int(datamodule.n_train if _protocols.is_able(datamodule, _protocols.CountsTrainingCells) else n_obs)
 
 
 def _known_values(datamodule: object) -> ValueSummary | None:
     """What a data module tells of all its values, if it does."""
-    values = datamodule.values if isinstance(datamodule, _protocols.KnowsValues) else None
+    values = datamodule.values if _protocols.is_able(datamodule, _protocols.KnowsValues) else None
     return values if isinstance(values, ValueSummary) else None
 
 

@@ -137,7 +137,8 @@ def train_model(
             datamodule=datamodule,
             callbacks=[*callbacks, progress],
             # processes hand over the history in a file; our sampler shares out the batches itself
-            **{"log_save_dir": folder, "use_distributed_sampler": datamodule is not None} | trainer_kwargs | others,
+            **others,
+            **{"log_save_dir": folder, "use_distributed_sampler": datamodule is not None} | trainer_kwargs,
         )
     _finish(model, progress, was_trained=was_trained)
 
