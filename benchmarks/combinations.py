@@ -10,13 +10,12 @@ together; the model is trained on the other K562 cells. Writes `benchmarks/resul
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
 import scvi
+from files import data_file
 from kang import HERE, markdown
 from perturbench import FILE
 
@@ -29,7 +28,7 @@ NETWORKS = {"trVAE": {}, "trVAE, weight 0": {"mmd_on": None}}
 
 def load() -> anndata.AnnData:
     """K562 cells of the screen with their counts."""
-    adata = anndata.read_h5ad(Path(os.environ["TRVAE_SCVI_DATA"]) / FILE)
+    adata = anndata.read_h5ad(data_file(FILE))
     adata = adata[(adata.obs["dataset"] == "norman19").to_numpy()].copy()
     adata.X = adata.layers["counts"]
     adata = adata[np.asarray(adata.X.sum(axis=1)).ravel() > 0].copy()

@@ -12,13 +12,12 @@ is nothing to be found, with the cells set aside in the place of the real ones. 
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 
 import anndata
 import joblib
 import numpy as np
 import pandas as pd
+from files import data_file
 from kang import FILE as KANG
 from kang import HERE, SCORED, markdown
 from perturbench import FILE as PERTURBENCH
@@ -32,10 +31,9 @@ METHOD = TRVAEMethod()
 
 def read(data: str) -> anndata.AnnData:
     """Cells of one of the two data sets, counts in X."""
-    folder = Path(os.environ["TRVAE_SCVI_DATA"])
     if data == "kang":
-        return anndata.read_h5ad(folder / KANG)
-    adata = anndata.read_h5ad(folder / PERTURBENCH)
+        return anndata.read_h5ad(data_file(KANG))
+    adata = anndata.read_h5ad(data_file(PERTURBENCH))
     screen = adata[(adata.obs["dataset"] == "mcfaline23").to_numpy()].copy()
     screen.X = screen.layers["counts"]
     return screen[np.asarray(screen.X.sum(axis=1)).ravel() > 0].copy()

@@ -21,13 +21,13 @@ import argparse
 import hashlib
 import inspect
 import logging
-import os
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import anndata
 import pandas as pd
+from files import data_file
 
 import trvae_scvi as tv
 from trvae_scvi import benchmark
@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--n-jobs", type=int, default=2)
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    adata = anndata.read_h5ad(Path(os.environ["TRVAE_SCVI_DATA"]) / FILE)
+    adata = anndata.read_h5ad(data_file(FILE))
     out, results = HERE / "runs", HERE / "results"
     if arguments.quick:
         quick(adata, out, arguments.n_jobs)

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
 import scvi
+from files import data_file
 from kang import FILE, HERE, markdown
 from scvi.model import SCVI
 
@@ -133,7 +132,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    adata = anndata.read_h5ad(Path(os.environ["TRVAE_SCVI_DATA"]) / FILE)
+    adata = anndata.read_h5ad(data_file(FILE))
     labels, predictions = [], []
     for seed in arguments.seeds:
         scvi.settings.seed = seed

@@ -27,7 +27,6 @@ import argparse
 import hashlib
 import inspect
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ import numpy as np
 import pandas as pd
 import scvi
 import torch
+from files import data_file
 from kang import HERE, markdown
 from scipy import ndimage, stats
 from torch import nn
@@ -81,7 +81,7 @@ class Digits:
     """Images by style, as rows of pixels from 0 to 1, and their digits."""
 
     def __init__(self, part: str, rows: np.ndarray | None = None) -> None:
-        with np.load(Path(os.environ["TRVAE_SCVI_DATA"]) / FILE) as data:
+        with np.load(data_file(FILE)) as data:
             self.labels = data[f"{part}_labels"]
             images = {style: data[f"{part}_{style}"] for style in ("plain", *TARGETS)}
         self.images = {s: x.reshape(len(x), -1).astype(np.float32) / np.float32(255) for s, x in images.items()}

@@ -11,12 +11,11 @@ opposite things. Writes `benchmarks/results/perturbench.csv` and `.md`; pieces a
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
+from files import data_file
 from kang import HERE, markdown
 
 import trvae_scvi as tv
@@ -46,7 +45,7 @@ def main() -> None:
     parser.add_argument("--n-jobs", type=int, default=2)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     arguments = parser.parse_args()
-    adata = anndata.read_h5ad(Path(os.environ["TRVAE_SCVI_DATA"]) / FILE)
+    adata = anndata.read_h5ad(data_file(FILE))
     model = train_all(adata)
     n_conditions = adata.obs["condition"].nunique()
     print(f"{n_conditions} conditions, {len(model.history['train_loss'])} epochs", flush=True)

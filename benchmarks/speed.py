@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
-import os
 import platform
 import resource
 import sys
@@ -35,6 +34,7 @@ import numpy as np
 import pandas as pd
 import scvi
 import torch
+from files import data_file
 from kang import FILE
 from lightning.pytorch.callbacks import Callback
 from scipy import sparse
@@ -264,7 +264,7 @@ def pieces(accelerator: str) -> pd.DataFrame:
 
 def read_kang() -> anndata.AnnData:
     """20,123 cells, 2,000 genes, two conditions."""
-    return anndata.read_h5ad(Path(os.environ["TRVAE_SCVI_DATA"]) / FILE)
+    return anndata.read_h5ad(data_file(FILE))
 
 
 def trained(accelerator: str) -> pd.DataFrame:

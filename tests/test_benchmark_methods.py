@@ -230,18 +230,12 @@ class StandIn:
         return ad.AnnData(adata_to_predict.X - 1, obs=adata_to_predict.obs, var=adata_to_predict.var), np.zeros(3)
 
 
-class StandInOnSCVITools(StandIn):
-    """As in pertpy 1.0, where scvi-tools trains."""
-
-    def train(self, max_epochs=None, accelerator="auto", **trainer_kwargs):
-        self.calls.update(max_epochs=max_epochs, trainer=trainer_kwargs)
-
-
-@pytest.fixture(params=[StandIn, StandInOnSCVITools])
-def pertpy(monkeypatch, request):
+@pytest.fixture
+def pertpy(monkeypatch):
     module = ModuleType("pertpy")
-    module.tl = SimpleNamespace(Scgen=request.param)
+    module.tl = SimpleNamespace(Scgen=StandIn)
     monkeypatch.setitem(sys.modules, "pertpy", module)
+    monkeypatch.setattr(_methods, "version", {"pertpy": "1.2.0"}.get)
     monkeypatch.setattr(StandIn, "calls", {})
     return StandIn.calls
 
@@ -254,8 +248,7 @@ def test_scgen_is_trained_on_log_normalised_cells(holdout, pertpy):
     np.testing.assert_array_equal(pertpy["adata"].X, log_normalize(holdout.training.X))
     np.testing.assert_array_equal(pertpy["given"].X, control)
     assert (pertpy["n_hidden"], pertpy["max_epochs"]) == (5, 2)
-    assert pertpy.get("seed", holdout.seed) == holdout.seed == 1
-    assert pertpy.get("trainer", {"enable_progress_bar": False}) == {"enable_progress_bar": False}
+    assert pertpy["seed"] == holdout.seed == 1
     keys = ("batch_key", "labels_key", "ctrl_key", "stim_key")
     assert [pertpy[key] for key in keys] == ["condition", "cell_type", "control", "drug"]
     assert holdout.training.X.max() > 20
@@ -270,6 +263,13 @@ def test_scgen_takes_normalised_values_as_they_are(adata, pertpy):
     assert result.min() < 0
 
 
+def test_scgen_of_a_faulty_version_is_refused(holdout, pertpy, monkeypatch):
+    monkeypatch.setattr(_methods, "version", {"pertpy": "1.0.3"}.get)
+    with pytest.raises(ImportError, match=r"pertpy 1\.2 or later.*found 1\.0\.3"):
+        PertpyScGenMethod()(holdout)
+    assert pertpy == {}
+
+
 def test_scgen_says_what_to_install(holdout, monkeypatch):
     monkeypatch.setitem(sys.modules, "pertpy", None)
     with pytest.raises(ImportError, match=r"halted; None in sys.modules.*pip install '\.\[benchmark\]'"):
@@ -278,7 +278,7 @@ def test_scgen_says_what_to_install(holdout, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:Observation names are not unique")  # of cells that pertpy draws twice
 def test_scgen_of_pertpy_is_given_and_predicts_log_normalised_values(holdout, monkeypatch):
-    scgen = pytest.importorskip("pertpy").tl.Scgen
+    scgen = pytest.importorskip("pertpy", minversion="1.2").tl.Scgen
     original, seen = scgen.predict, {}
 
     def record(self, *args, **kwargs):

@@ -7,18 +7,19 @@ so that they can be sent to other processes and their settings can be read from 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import scvi
 import torch
 from anndata import AnnData
+from packaging.version import Version
 
 from trvae_scvi._arguments import check_choice
 from trvae_scvi._math._likelihoods import METHODS
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["LatentShiftMethod", "PertpyScGenMethod", "SCVIMethod", "TRVAEMethod"]
 
 _HALF = "_half"
+_LEAST_PERTPY = Version("1.2")
 _NO_BAR: Mapping[str, Any] = {"enable_progress_bar": False}
 
 
@@ -219,7 +221,7 @@ class PertpyScGenMethod(_Network):
         Raises
         ------
         ImportError
-            If pertpy, or what its scGen needs, cannot be imported.
+            If pertpy, or what its scGen needs, cannot be imported, or it is of a version whose scGen is faulty.
         """
         try:
             import pertpy
@@ -231,14 +233,18 @@ class PertpyScGenMethod(_Network):
                 "Run `pip install '.[benchmark]' 'pertpy[scgen]'` in a clone of trvae-scvi."
             )
             raise ImportError(msg) from error
+        found = version("pertpy")
+        if Version(found) < _LEAST_PERTPY:
+            msg = f"Expected pertpy {_LEAST_PERTPY} or later, as scGen of earlier ones is faulty, found {found}. "
+            raise ImportError(
+                msg + f"Install it with Python 3.12 or later: `pip install 'pertpy[scgen]>={_LEAST_PERTPY}'`."
+            )
         training, control = _private(holdout.training), _private(holdout.control)
         for cells in (training, control):
             cells.X = comparison_matrix(cells, counts=holdout.counts)
         with _seeded(holdout.seed):
             scgen.setup_anndata(training, batch_key=holdout.condition_key, labels_key=holdout.group_key)
-            # Later versions of pertpy train without scvi-tools: with a seed of their own and no progress bar.
-            seeded = "seed" in inspect.signature(scgen.train).parameters
-            model = self._trained(scgen, training, {"seed": holdout.seed} if seeded else _NO_BAR)
+            model = self._trained(scgen, training, {"seed": holdout.seed})  # there is no bar
             prediction, _ = model.predict(ctrl_key=holdout.source, stim_key=holdout.target, adata_to_predict=control)
         values = np.asarray(prediction.X)
         return np.maximum(values, 0) if holdout.counts else values
