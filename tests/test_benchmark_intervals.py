@@ -99,6 +99,7 @@ def test_levels_are_probabilities(level, error):
         ({"seeds": ()}, ValueError, "`seeds`"),
         ({"group_key": "kind"}, KeyError, "group_key='kind'"),
         ({"groups": ["type_9"]}, ValueError, "type_9"),
+        ({"method": "mean shift", "group_key": "kind"}, TypeError, "`method` to be callable"),
     ],
 )
 def test_calibration_refuses(simulated, change, error, match):

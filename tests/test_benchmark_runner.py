@@ -10,6 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from trvae_scvi import benchmark
 from trvae_scvi.benchmark import BASELINES, TRVAEMethod, compare_predictions, hold_out, leave_one_group_out
@@ -225,6 +226,30 @@ def test_finished_pieces_are_not_computed_again(adata, tmp_path):
     assert resumed.attrs == table.attrs
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "scores.csv"), table, rtol=1e-12)
     assert (tmp_path / "report.html").read_text() == f"{len(table)} rows"
+
+
+@pytest.mark.parametrize("kind", ["double", "integers", "unsorted", "dense"])
+def test_the_same_values_stored_otherwise_are_the_same_data(adata, tmp_path, kind):
+    run(adata, Noisy(), out=tmp_path, groups=["type_1"])
+    stored, again = adata.copy(), Noisy()
+    x = sparse.csr_matrix(adata.X)
+    if kind == "unsorted":
+        first = slice(*x.indptr[:2])
+        for part in (x.data, x.indices):
+            part[first] = part[first][::-1].copy()
+        x.has_sorted_indices = False
+    dtype = {"double": np.float64, "integers": np.int32}.get(kind, x.dtype)
+    stored.X = x.toarray() if kind == "dense" else x.astype(dtype)
+    run(stored, again, out=tmp_path, groups=["type_1"], metrics=np.array(FAST["metrics"]))
+    assert again.calls == []
+
+
+def test_settings_of_something_else_are_not_written_over(adata, tmp_path):
+    foreign = '{"a": 1}'
+    (tmp_path / "settings.json").write_text(foreign)
+    with pytest.raises(ValueError, match="to be of this run, found .* nothing there"):
+        run(adata, Noisy(), out=tmp_path)
+    assert (tmp_path / "settings.json").read_text() == foreign
 
 
 def test_an_interrupted_run_goes_on(adata, tmp_path):

@@ -111,6 +111,13 @@ def test_regression_fit_tells_the_two_apart():
     assert fit["squared_pearson"] > 0.9
 
 
+def test_regression_fit_without_finite_values():
+    for column in ("real", "predicted"):
+        frame = pd.DataFrame({"real": [1.0, 2.0, 3.0], "predicted": [1.0, 2.0, 4.0]})
+        frame.loc[1, column] = np.inf
+        assert pl.regression_fit(frame).isna().all()
+
+
 def test_regression_fit_of_constants():
     flat, varied = [1.0, 1.0], [0.0, 1.0]
     assert pl.regression_fit(pd.DataFrame({"real": flat, "predicted": varied})).isna().all()
@@ -240,6 +247,7 @@ def test_scores_show_the_spread_of_several_rows(score_frame):
     segments = [line.get_segments()[0] for line in axes[0].collections]
     np.testing.assert_allclose(segments, [[[0, 5 - std], [0, 5 + std]], [[1, 6 - std], [1, 6 + std]]])
     assert not pl.scores(score_frame, groupby="group")[0].collections
+    assert len(axes[0].bar_label(axes[0].containers[0])) == 1  # the bars come first
 
 
 def test_scores_draw_into_given_axes(score_frame):

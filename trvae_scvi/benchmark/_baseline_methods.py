@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import TypeAlias
@@ -167,10 +167,24 @@ def _own(holdout: HoldOut) -> np.ndarray:
     return comparison_matrix(holdout.control, counts=holdout.counts, name="control")
 
 
-def _others(holdout: HoldOut, log_normalize: bool) -> list[dict[Hashable, np.ndarray]]:
+def _others(holdout: HoldOut, log_normalize: bool) -> tuple[_Cells, _Cells]:
     """The other groups' control cells, and their target cells."""
-    groups, training = other_groups(holdout), holdout.training
-    return [
-        {name: comparison_matrix(training[masks[side]], counts=log_normalize) for name, masks in groups.items()}
-        for side in (0, 1)
-    ]
+    groups = other_groups(holdout)
+    controls, targets = ({name: masks[side] for name, masks in groups.items()} for side in (0, 1))
+    return _Cells(holdout.training, controls, log_normalize), _Cells(holdout.training, targets, log_normalize)
+
+
+class _Cells(Mapping[Hashable, np.ndarray]):
+    """The cells of each group as dense arrays, made when they are asked for: only one group is dense at a time."""
+
+    def __init__(self, adata: AnnData, rows: Mapping[Hashable, np.ndarray], log_normalize: bool) -> None:
+        self._adata, self._rows, self._log_normalize = adata, rows, log_normalize
+
+    def __getitem__(self, group: Hashable) -> np.ndarray:
+        return comparison_matrix(self._adata[self._rows[group]], counts=self._log_normalize)
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)

@@ -212,10 +212,8 @@ def rows_under(
     """Boolean mask of a group's cells under a condition; raise a ValueError if there are none."""
     rows = _rows_of(obs[group_key], group) & _rows_of(obs[condition_key], condition)
     if not rows.any():
-        msg = (
-            f"Expected cells of the group to hold out, found none with {group_key} {group!r} and {condition_key} "
-            f"{condition!r}."
-        )
+        which = f"{group_key} {group!r} and {condition_key} {condition!r}"
+        msg = f"Expected cells of the group under the condition, found none with {which}."
         raise ValueError(msg)
     return rows
 

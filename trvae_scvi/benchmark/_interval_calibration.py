@@ -96,6 +96,9 @@ def calibrate_intervals(
     ('floor', 'share')
     """
     check_number("level", level, positive=True, below=1.0)
+    if method is not None and not callable(method):
+        msg = f"Expected `method` to be callable, such as `TRVAEMethod()`, found {method!r}."
+        raise TypeError(msg)
     if not list(seeds):
         msg = f"Expected at least one of `seeds`, found {seeds!r}."
         raise ValueError(msg)

@@ -6,13 +6,14 @@ import logging
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from anndata import AnnData
+
 from ._holdout import MIN_CELLS, check_columns, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     import pandas as pd
-    from anndata import AnnData
 
 __all__ = ["Pairs", "hold_out_pairs", "some_pairs"]
 
@@ -88,7 +89,8 @@ def hold_out_pairs(
     >>> tv.benchmark.hold_out_pairs(adata, **keys).pairs
     [('type_1', 'stimulated'), ('type_2', 'stimulated'), ('type_3', 'stimulated')]
     """
-    check_columns(adata[:0], group_key, condition_key)  # whether complete or not: no group is made of missing values
+    # whether complete or not: no group is made of missing values
+    check_columns(AnnData(obs=adata.obs.iloc[:0]), group_key, condition_key)
     groups = _asked("groups", groups, adata.obs[group_key])
     known = _asked("control", [control], adata.obs[condition_key])
     if targets is None:

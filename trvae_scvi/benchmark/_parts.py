@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import joblib
+import numpy as np
 import pandas as pd
 from scipy import sparse
 
@@ -46,7 +47,8 @@ class PartStore:
         (folder / "parts").mkdir(parents=True, exist_ok=True)
         present = folder / _SETTINGS
         kept = json.loads(present.read_text(encoding="utf-8")) if present.exists() else {}
-        _check_same(kept, settings, folder)
+        if kept:
+            _check_same(kept, settings, folder)
         methods = {**kept.get("methods", {}), **settings["methods"]}
         write_text(present, json.dumps({**settings, "methods": methods}, indent=2))
 
@@ -81,8 +83,10 @@ def data_fingerprint(adata: AnnData, *keys: str) -> dict[str, Any]:
     Shape, and hashes of the values, of the names of cells and genes and of the columns.
     """
     texts = {"obs_names": adata.obs_names, "var_names": adata.var_names, **{f"obs[{k!r}]": adata.obs[k] for k in keys}}
-    values = sparse.csr_matrix(adata.X)
-    described = {"shape": list(adata.shape), "values": joblib.hash((values.data, values.indices, values.indptr))}
+    values = sparse.csr_matrix(adata.X, dtype=np.float64, copy=True)  # however they are stored
+    values.sort_indices()
+    parts = (values.data, values.indices.astype(np.int64), values.indptr.astype(np.int64))
+    described = {"shape": list(adata.shape), "values": joblib.hash(parts)}
     return described | {name: joblib.hash("\n".join(column.astype(str))) for name, column in texts.items()}
 
 
@@ -93,10 +97,12 @@ def describe_method(method: object) -> str:
 
 def _check_same(kept: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> None:
     before, now = _as_texts(kept), _as_texts(settings)
+    # further methods may join, but nothing else
+    missing = {name: "nothing" for name in now if not name.startswith("method ")} | before
     differences = [
-        f"{name} {before[name]} there and {value} now"
+        f"{name} {missing[name]} there and {value} now"
         for name, value in now.items()
-        if before.get(name, value) != value
+        if missing.get(name, value) != value
     ]
     if differences:
         msg = f"Expected the folder {folder} to be of this run, found {'; '.join(differences)}. Name another folder."
@@ -105,5 +111,6 @@ def _check_same(kept: Mapping[str, Any], settings: Mapping[str, Any], folder: Pa
 
 def _as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
     """Every setting and every method as a text."""
-    texts = {name: repr(value) for name, value in settings.items() if name != "methods"}
+    plain = json.loads(json.dumps(settings))  # NumPy's texts and tuples are what a file makes of them
+    texts = {name: repr(value) for name, value in plain.items() if name != "methods"}
     return texts | {f"method {name!r}": method for name, method in settings.get("methods", {}).items()}

@@ -114,9 +114,10 @@ def regression_fit(frame: pd.DataFrame) -> pd.Series:
         msg = f"Expected at least 2 genes, found {len(frame)}."
         raise ValueError(msg)
     real, predicted = frame["real"].to_numpy(dtype=float), frame["predicted"].to_numpy(dtype=float)
+    finite = bool(np.isfinite(real).all() and np.isfinite(predicted).all())
     values = {
-        "squared_pearson": pearson(real, predicted) ** 2,
-        "coefficient_of_determination": determination(predicted, real),
+        "squared_pearson": pearson(real, predicted) ** 2 if finite else np.nan,
+        "coefficient_of_determination": determination(predicted, real) if finite else np.nan,
     }
     return pd.Series(values, dtype=float)
 

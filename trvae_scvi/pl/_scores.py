@@ -140,9 +140,11 @@ def _draw_panel(ax: Axes, rows: pd.DataFrame, methods: Sequence[str], groupby: s
         places = np.array([ticks.index(name) + aside for name in own[key]])
         # More methods than colours: the second round is hatched.
         look: dict[str, Any] = {"color": OKABE_ITO[number % len(OKABE_ITO)], "hatch": "//" * (number // len(OKABE_ITO))}
-        if own["std"].notna().any():
-            look |= {"yerr": own["std"], "ecolor": "0.3", "capsize": 2}
         bars[str(method)] = ax.bar(places, own["value"], width, label=str(method), **look)
+        spread = own["std"].notna().to_numpy()
+        if spread.any():  # after the bars, which are then the first of the containers
+            value, std = own.loc[spread, "value"], own.loc[spread, "std"]
+            ax.errorbar(places[spread], value, yerr=std, fmt="none", ecolor="0.3", capsize=2)
     ax.set_xticks(range(len(ticks)), [str(tick) for tick in ticks], rotation=45, ha="right", **AS_IS)
     ax.axhline(0, color=OKABE_ITO[-1], linewidth=0.8)
     return bars
