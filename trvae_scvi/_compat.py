@@ -47,7 +47,6 @@ __all__ = [
     "replace_anndata",
     "without_labels",
     "registered_continuous_covariates",
-    "registered_covariate_counts",
     "registered_covariates",
     "registered_var_names",
     "single_device",
@@ -194,8 +193,3 @@ def registered_covariates(registry: dict[str, Any]) -> dict[str, np.ndarray]:
 def registered_continuous_covariates(registry: dict[str, Any]) -> list[str]:
     """Names of the continuous covariates, in order."""
     return list(_state(registry, "extra_continuous_covs").get("columns", ()))
-
-
-def registered_covariate_counts(registry: dict[str, Any]) -> tuple[int, ...]:
-    """Numbers of categories of the extra categorical covariates, empty without any."""
-    return tuple(int(n) for n in _state(registry, "extra_categorical_covs").get("n_cats_per_key", ()))
