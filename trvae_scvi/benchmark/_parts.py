@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["PartStore", "data_fingerprint", "describe_method"]
 
 _SETTINGS = "settings.json"
+_TEXT_COLUMNS = ["method", "genes", "metric"]  # all others hold numbers
 
 
 class PartStore:
@@ -55,8 +56,11 @@ class PartStore:
     def read(self, *key: Any) -> pd.DataFrame | None:
         """Return the table kept under a key, or `None` if there is none."""
         path = self._path(key)
-        # The reader's usual conversion may miss the number written by its last digit.
-        return pd.read_csv(path, float_precision="round_trip") if path.exists() else None
+        if not path.exists():
+            return None
+        # As text first: the reader's own conversion may miss the number written by its last digit.
+        table = pd.read_csv(path, dtype=str)
+        return table.astype(dict.fromkeys(table.columns.difference(_TEXT_COLUMNS), float))
 
     def write(self, table: pd.DataFrame, *key: Any) -> None:
         """Keep a table under a key."""
