@@ -7,13 +7,14 @@ from trvae_scvi._math._intervals import ModelError
 from ._baseline_methods import BASELINES, Method, baseline_predictions
 from ._baselines import fold_change, mean_of_others, mean_shift, no_change
 from ._comparison import compare_predictions
-from ._holdout import HoldOut, hold_out
+from ._holdout import HoldOut, Truth, hold_out
 from ._interval_calibration import calibrate_intervals, change_table, coverage_table, fit_model_error
 from ._linear_baselines import pca_shift, ridge_shift
 from ._methods import LatentShiftMethod, PertpyScGenMethod, SCVIMethod, TRVAEMethod
 from ._pairs import Pairs, hold_out_pairs
 from ._report import write_report
 from ._runner import leave_one_group_out
+from ._summary import holdout_skills, metric_ranges, summarize
 
 __all__ = [
     "BASELINES",
@@ -25,6 +26,7 @@ __all__ = [
     "PertpyScGenMethod",
     "SCVIMethod",
     "TRVAEMethod",
+    "Truth",
     "baseline_predictions",
     "calibrate_intervals",
     "change_table",
@@ -34,11 +36,14 @@ __all__ = [
     "fold_change",
     "hold_out",
     "hold_out_pairs",
+    "holdout_skills",
     "leave_one_group_out",
     "mean_of_others",
     "mean_shift",
+    "metric_ranges",
     "no_change",
     "pca_shift",
     "ridge_shift",
+    "summarize",
     "write_report",
 ]

@@ -14,11 +14,11 @@ from trvae_scvi.metrics import comparison_matrix
 from trvae_scvi.metrics._anndata import check_same_genes
 from trvae_scvi.metrics._matrix import as_matrix
 
-from ._baselines import fold_change, mean_of_others, mean_shift, no_change
+from ._baselines import fold_change, group_changes, mean_of_others, mean_shift, no_change
 from ._holdout import HoldOut, check_columns, check_two_conditions, only_values, other_groups, rows_under
 from ._linear_baselines import pca_shift, ridge_shift
 
-__all__ = ["BASELINES", "Method", "baseline_predictions", "baselines_for", "predicted_cells"]
+__all__ = ["BASELINES", "Method", "baseline_predictions", "baselines_for", "expected_change", "predicted_cells"]
 
 #: What predicts held-out cells: takes a hold-out, gives an AnnData on the scale of the hold-out's values (counts,
 #: expected counts, or values that are normalised already), or an array in the space in which predictions are compared.
@@ -125,6 +125,11 @@ def baseline_predictions(
 def baselines_for(counts: bool) -> dict[str, Method]:
     """The baselines that take such values: all of them counts, "fold change" nothing else."""
     return {name: method for name, method in BASELINES.items() if counts or method is not _fold_change}
+
+
+def expected_change(holdout: HoldOut) -> np.ndarray:
+    """The other groups' mean change of every gene, each group with the same weight (`d`)."""
+    return group_changes(*_others(holdout, holdout.counts)).mean(axis=0)
 
 
 def predicted_cells(method: Method, holdout: HoldOut) -> np.ndarray:

@@ -9,46 +9,79 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from trvae_scvi.metrics import comparison_matrix, noise_ceiling, score_arrays, skill
+from trvae_scvi._arguments import check_integer
+from trvae_scvi.metrics import comparison_matrix, skill
 from trvae_scvi.metrics._anndata import check_same_genes
+from trvae_scvi.metrics._matrix import gene_means
+from trvae_scvi.metrics._score import check_metrics
+from trvae_scvi.metrics._scorer import DEFAULT_METRICS, Scorer
 
-from ._baseline_methods import BASELINES, baselines_for, predicted_cells
-from ._holdout import HoldOut, hold_out
+from ._baseline_methods import BASELINES, baselines_for, expected_change, predicted_cells
+from ._holdout import MIN_CELLS, HoldOut, Truth, hold_out, in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Hashable, Iterable, Sequence
 
     from anndata import AnnData
 
     from ._baseline_methods import Method
     from ._parts import PartStore
 
-__all__ = ["CEILING", "Job", "Split", "compare_predictions", "compute", "with_skill"]
+__all__ = ["CEILING", "TRIVIAL", "Job", "Split", "compare_predictions", "compute", "with_skill"]
 
-#: The prediction whose skill is 0, and what the best possible score is called.
-REFERENCE = "mean shift"
+#: Predictions that take nothing but averages: the best of them has a skill of 0.
+TRIVIAL = ("no change", "mean of others", "mean shift")
+#: What the best possible score is called.
 CEILING = "noise ceiling"
+
+_N_SPLITS = 10
 
 
 class Split(NamedTuple):
-    """What a method may see, and the cells held out and the control cells as they are compared."""
+    """What a method may see, and what its prediction is compared with."""
 
     holdout: HoldOut
-    real: np.ndarray
-    control: np.ndarray
+    truth: Truth
 
     @classmethod
     def of(cls, cells: AnnData, **keys: Any) -> Split:
         """Split cells as :func:`hold_out` does, whose arguments `keys` are."""
-        holdout, real = hold_out(cells, **keys)
-        return cls(holdout, *(comparison_matrix(part, counts=holdout.counts) for part in (real, holdout.control)))
+        return cls(*hold_out(cells, **keys))
 
-    def score(self, method: Method, **scoring: Any) -> pd.DataFrame:
-        """Run a method and score what it predicts, with arguments of :func:`~trvae_scvi.metrics.score_arrays`."""
-        start = time.perf_counter()
-        predicted = predicted_cells(method, self.holdout)
-        seconds = time.perf_counter() - start
-        return score_arrays(predicted, self.real, self.control, **scoring).assign(seconds=seconds)
+    def matrix(self, cells: AnnData) -> np.ndarray:
+        """Cells in the space in which they are compared."""
+        return comparison_matrix(cells, counts=self.holdout.counts)
+
+    def scorer(self, **scoring: Any) -> Scorer:
+        """Make what scores predictions, with further arguments of :class:`Scorer`."""
+        source = self.matrix(self.holdout.control)
+        control = self.matrix(self.truth.control) if self.truth.control.n_obs else None
+        return Scorer(
+            self.matrix(self.truth.real),
+            control,
+            None if control is None else source,
+            expected=expected_change(self.holdout),
+            others=self._other_targets(),
+            n_cells=len(source),
+            n_splits=_N_SPLITS,
+            **scoring,
+        )
+
+    def _other_targets(self) -> np.ndarray:
+        """Means of the group's cells under each other condition, of random halves: splits x conditions x genes."""
+        h = self.holdout
+        own = h.training[(h.training.obs[h.group_key] == h.group).to_numpy()]
+        condition = own.obs[h.condition_key]
+        rng = np.random.default_rng(0)
+        means = []
+        for name in in_order(condition):
+            rows = (condition == name).to_numpy()
+            if name == h.source or rows.sum() < MIN_CELLS:
+                continue
+            cells = self.matrix(own[rows])
+            halves = (rng.permutation(len(cells))[len(cells) // 2 :] for _ in range(_N_SPLITS))
+            means.append([gene_means(cells[half]) for half in halves])
+        return np.array(means).reshape(len(means), _N_SPLITS, h.training.n_vars).swapaxes(0, 1)
 
 
 class Job(NamedTuple):
@@ -85,12 +118,12 @@ def compute(
 
     Returns
     -------
-    The job and its table, with the columns `genes`, `metric`, `value` and `seconds`; for baselines and ceiling also
-    `method` and `std`, the ceiling's.
+    The job and its table, with the columns of :func:`~trvae_scvi.metrics.score_arrays` and `seconds`; for baselines and
+    ceiling also `method`.
     """
     try:
         split = Split.of(cells, **keys, group=job.group, target=job.target, seed=job.seed or 0)
-        part = _references(split, **scoring) if method is None else split.score(method, **scoring)
+        part = _references(split, **scoring) if method is None else _scored(split.scorer(**scoring), method, split)
     except Exception as error:
         what = "the baselines" if job.method is None else f"{job.method!r} with seed {job.seed}"
         error.add_note(f"While {job.group!r} was held out under {job.target!r}, for {what}.")
@@ -100,103 +133,97 @@ def compute(
     return job, part
 
 
+def _scored(scorer: Scorer, method: Method, split: Split) -> pd.DataFrame:
+    """Run a method and score what it predicts."""
+    start = time.perf_counter()
+    predicted = predicted_cells(method, split.holdout)
+    seconds = time.perf_counter() - start
+    return scorer.score(predicted).assign(seconds=seconds)
+
+
 def _references(split: Split, **scoring: Any) -> pd.DataFrame:
     """Score the baselines and the noise ceiling."""
-    methods = baselines_for(split.holdout.counts)
-    frames = [split.score(method, **scoring).assign(method=name) for name, method in methods.items()]
-    ceiling = noise_ceiling(split.real, split.control, **scoring)
-    return pd.concat([*frames, ceiling.assign(method=CEILING)], ignore_index=True)
+    scorer, methods = split.scorer(**scoring), baselines_for(split.holdout.counts)
+    frames = [_scored(scorer, method, split).assign(method=name) for name, method in methods.items()]
+    return pd.concat([*frames, scorer.ceiling().assign(method=CEILING)], ignore_index=True)
 
 
 def with_skill(frames: Iterable[pd.DataFrame], references: pd.DataFrame) -> pd.DataFrame:
     """Put scores of predictions and those of the references together, and give all of them their skill."""
     by_method = dict(list(references.groupby("method", sort=False)))
-    ends = {"reference": by_method[REFERENCE], "ceiling": by_method[CEILING]}
-    scored = [frame.merge(skill(frame, **ends), on=["genes", "metric"]) for frame in (*frames, *by_method.values())]
+    ends = {"reference": [by_method[name] for name in TRIVIAL], "ceiling": by_method[CEILING]}
+    scored = []
+    for frame in (*frames, *by_method.values()):
+        frame, skills = frame.reset_index(drop=True), skill(frame, **ends)
+        # a score without a value says why itself
+        notes = frame["note"].fillna("")
+        notes = notes.where(notes != "", skills["note"])
+        scored.append(frame.assign(skill=skills["skill"], skill_std=skills["skill_std"], note=notes))
     return pd.concat(scored, ignore_index=True)
 
 
 def compare_predictions(
     predictions: Mapping[str, AnnData],
-    adata: AnnData,
+    holdout: HoldOut,
+    truth: Truth,
     *,
-    group_key: str,
-    group: Hashable,
-    condition_key: str = "condition",
-    control: Hashable,
-    target: Hashable,
-    layer: str | None = None,
-    counts: bool = True,
     n_top_genes: int = 100,
+    metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> pd.DataFrame:
     """Score predictions of a held-out group beside predictions without a network and the noise ceiling.
 
     Parameters
     ----------
     predictions
-        For each method its predicted cells, in ``X``, with the genes of `adata` in its order; for example from
-        `TRVAE.predict_perturbation`. The names are others than those of the baselines and the ceiling.
-    adata
-        All measured cells, those held out included; read only to score, and the other groups to build the baselines.
-    group_key, group
-        Column of `obs` with the groups, and the group that was held out under `target`.
-    condition_key, control, target
-        Column of `obs` with the conditions, and the names of two of them.
-    layer
-        The layer of `adata` to read; `None` reads `X`.
-    counts
-        Whether the values are counts, to be log-normalised.
+        For each method its predicted cells, in ``X``, with the genes of the hold-out in its order; for example from
+        `TRVAE.predict_perturbation` of ``holdout.control``, by a model trained on ``holdout.training``. The names are
+        others than those of the baselines and the ceiling.
+    holdout, truth
+        What :func:`~trvae_scvi.benchmark.hold_out` returned.
     n_top_genes
         Number of genes in the second gene set; all genes if there are fewer.
+    metrics
+        Names out of ``metrics.METRICS``.
 
     Returns
     -------
-    Ten rows for each method, then for each of :func:`~trvae_scvi.benchmark.baseline_predictions` and for "noise
-    ceiling", with the columns `method`, `genes`, `metric`, `value` and `skill` (0 is the mean shift, 1 the ceiling; see
-    :func:`~trvae_scvi.metrics.skill`).
+    One row for each set of genes and metric, of each method, then of the `BASELINES` and of "noise ceiling", with the
+    columns `method`, `genes`, `metric`, `value`, `std`, `skill`, `skill_std` (0 is the best trivial prediction, 1 the
+    ceiling; see :func:`~trvae_scvi.metrics.skill`) and `note`.
 
     Raises
     ------
-    KeyError
-        If a column or the layer is missing.
     TypeError
         If `predictions` is no mapping, or holds anything but AnnData objects.
     ValueError
-        If a prediction has other genes than `adata`, another order of them, or the name of a baseline or of the
-        ceiling, there are no cells of the group under either condition, `control` and `target` are the same, no other
-        group has both, or the values are no counts.
+        If a prediction has other genes than the hold-out, another order of them, or the name of a baseline or of the
+        ceiling, no other group has both conditions, a metric is unknown, or values are not what is compared.
 
     Examples
     --------
     >>> import trvae_scvi as tv
-    >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3)
+    >>> adata, would_be = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3)
     >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
-    >>> predictions = {"the truth": truth[truth.obs["cell_type"] == "type_1"]}
-    >>> table = tv.benchmark.compare_predictions(predictions, adata, **keys, group="type_1", target="stimulated")
-    >>> table.columns.tolist(), table["method"].unique().tolist()[:2]
-    (['method', 'genes', 'metric', 'value', 'skill'], ['the truth', 'no change'])
+    >>> holdout, truth = tv.benchmark.hold_out(adata, **keys, group="type_1", target="stimulated")
+    >>> predictions = {"the truth": would_be[holdout.control.obs_names]}
+    >>> table = tv.benchmark.compare_predictions(predictions, holdout, truth)
+    >>> table["method"].unique().tolist()[:2]
+    ['the truth', 'no change']
     """
-    _check_predictions(predictions, adata)
-    split = Split.of(
-        adata,
-        group_key=group_key,
-        group=group,
-        condition_key=condition_key,
-        control=control,
-        target=target,
-        layer=layer,
-        counts=counts,
-    )
-    matrices = {name: comparison_matrix(cells, counts=counts, name=name) for name, cells in predictions.items()}
+    _check_predictions(predictions, holdout.control)
+    check_metrics(metrics)
+    check_integer("n_top_genes", n_top_genes, 1)
+    split, scoring = Split(holdout, truth), {"n_top_genes": n_top_genes, "metrics": list(metrics)}
+    scorer = split.scorer(**scoring)
     frames = [
-        score_arrays(cells, split.real, split.control, n_top_genes=n_top_genes).assign(method=name)
-        for name, cells in matrices.items()
+        scorer.score(comparison_matrix(cells, counts=holdout.counts, name=name)).assign(method=name)
+        for name, cells in predictions.items()
     ]
-    table = with_skill(frames, _references(split, n_top_genes=n_top_genes))
-    return table[["method", "genes", "metric", "value", "skill"]]
+    table = with_skill(frames, _references(split, **scoring))
+    return table[["method", "genes", "metric", "value", "std", "skill", "skill_std", "note"]]
 
 
-def _check_predictions(predictions: Mapping[str, AnnData], adata: AnnData) -> None:
+def _check_predictions(predictions: Mapping[str, AnnData], control: AnnData) -> None:
     if not isinstance(predictions, Mapping):
         msg = f"Expected `predictions` to map names of methods to AnnData objects, found {type(predictions).__name__}."
         raise TypeError(msg)
@@ -205,4 +232,4 @@ def _check_predictions(predictions: Mapping[str, AnnData], adata: AnnData) -> No
         msg = f"Expected names other than those of the baselines and the ceiling, found {taken}. Choose others."
         raise ValueError(msg)
     for name, cells in predictions.items():
-        check_same_genes(**{"adata": adata, f"predictions[{name!r}]": cells})
+        check_same_genes(**{"holdout.control": control, f"predictions[{name!r}]": cells})

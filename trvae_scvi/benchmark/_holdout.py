@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
+from trvae_scvi._arguments import check_number
 from trvae_scvi.data._columns import check_column
 from trvae_scvi.data._values import get_values
 from trvae_scvi.metrics._matrix import in_memory
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MIN_CELLS",
     "HoldOut",
+    "Truth",
     "check_columns",
     "check_two_conditions",
     "hold_out",
@@ -33,6 +35,8 @@ __all__ = [
 
 #: Cells of each condition that a group needs to be held out, or to be learned from.
 MIN_CELLS = 10
+# So many control cells are set aside at least, as far as as many are left to predict from.
+_MIN_ASIDE = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +46,10 @@ class HoldOut:
     Attributes
     ----------
     training
-        All cells but those held out: other groups, other conditions and the group's own control cells. Values in ``X``.
+        All cells but those held out: other groups, other conditions and the group's own control cells, less those set
+        aside. Values in ``X``.
     control
-        The group's control cells, to predict from; they are in `training`, too.
+        The group's control cells to predict from; they are in `training`, too.
     group_key
         Column of `obs` with the groups.
     group
@@ -65,7 +70,7 @@ class HoldOut:
     >>> import trvae_scvi as tv
     >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3)
     >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
-    >>> holdout, real = tv.benchmark.hold_out(adata, **keys, group="type_1", target="stimulated")
+    >>> holdout, truth = tv.benchmark.hold_out(adata, **keys, group="type_1", target="stimulated")
     >>> holdout.group, holdout.source, holdout.target
     ('type_1', 'control', 'stimulated')
     """
@@ -81,6 +86,31 @@ class HoldOut:
     seed: int = 0
 
 
+class Truth(NamedTuple):
+    """What no method is shown: the cells to be predicted, and control cells to measure their change against.
+
+    Attributes
+    ----------
+    real
+        The group's cells under the target condition. Values in ``X``.
+    control
+        Control cells of the group that no method learns or predicts from. Empty where there are too few: a change
+        measured against the cells that a prediction starts from shares their noise with it.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata, _ = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3)
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    >>> holdout, truth = tv.benchmark.hold_out(adata, **keys, group="type_1", target="stimulated")
+    >>> truth.control.obs_names.intersection(holdout.training.obs_names).empty
+    True
+    """
+
+    real: AnnData
+    control: AnnData
+
+
 def hold_out(
     adata: AnnData,
     *,
@@ -92,9 +122,15 @@ def hold_out(
     layer: str | None = None,
     counts: bool = True,
     n_hvg: int | None = None,
+    control_share: float = 0.3,
+    split_seed: int = 0,
     seed: int = 0,
-) -> tuple[HoldOut, AnnData]:
-    """Split data into what a method may see and the cells that it is to predict.
+) -> tuple[HoldOut, Truth]:
+    """Split data into what a method may see and what its prediction is compared with.
+
+    Some of the group's control cells are set aside: nothing learns or predicts from them, and the real change is
+    measured against them. Against the cells that a prediction started from, predicted and real change would share the
+    noise of these cells, which correlates them where there is no effect at all.
 
     Parameters
     ----------
@@ -112,47 +148,72 @@ def hold_out(
         Keep so many highly variable genes, chosen by :func:`scanpy.pp.highly_variable_genes` on the log-normalised
         training cells: without those held out. Cells to learn or to predict from that have no count of these genes are
         left out; cells held out are not. `None` keeps all.
+    control_share
+        Share of the group's control cells to set aside; at least 20, but no more than half of them, and none where that
+        is fewer than 10. With 0 none are set aside.
+    split_seed
+        Seeds which ones. They depend on nothing else: they are the same for every target and method.
     seed
         Seed for the method.
 
     Returns
     -------
-    What a method is given, and the cells held out. Both have the `obs` of `adata`, and of `var` the names only: no
-    choice of genes, no embedding and no other result, which may have been computed from the held-out cells, too.
+    What a method is given, and what is held out. Both have the `obs` of `adata`, and of `var` the names only: no choice
+    of genes, no embedding and no other result, which may have been computed from the held-out cells, too.
     Columns of `obs` can be such results; methods are meant to read the two that are named, and covariates.
 
     Raises
     ------
     KeyError
         If a column or layer is not there.
+    TypeError
+        If `control_share` is no number.
     ValueError
-        If a column is incomplete, `control` and `target` are the same, the group has no cell under either condition, or
-        fewer than 10 to predict from have a count of the genes chosen.
+        If a column is incomplete, `control` and `target` are the same, the group has no cell under either condition,
+        fewer than 10 to predict from have a count of the genes chosen, or `control_share` is not from 0 to 0.5.
 
     Examples
     --------
     >>> import trvae_scvi as tv
     >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3)
     >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
-    >>> holdout, real = tv.benchmark.hold_out(adata, **keys, group="type_1", target="stimulated")
-    >>> holdout.training.n_obs + real.n_obs == adata.n_obs
+    >>> holdout, truth = tv.benchmark.hold_out(adata, **keys, group="type_1", target="stimulated")
+    >>> holdout.training.n_obs + truth.real.n_obs + truth.control.n_obs == adata.n_obs
     True
     """
     check_columns(adata, group_key, condition_key)
     check_two_conditions(control, target)
+    check_number("control_share", control_share)
+    if not 0 <= control_share <= 0.5:
+        msg = f"Expected `control_share` from 0 to 0.5, as many cells are to be predicted from, found {control_share}."
+        raise ValueError(msg)
     own, held_out = (rows_under(adata.obs, group_key, group, condition_key, name) for name in (control, target))
-    training, given, real = (only_values(adata[rows], layer) for rows in (~held_out, own, held_out))
+    aside = _set_aside(own, control_share, split_seed)
+    parts = (~held_out & ~aside, own & ~aside, held_out, aside)
+    training, given, real, apart = (only_values(adata[rows], layer) for rows in parts)
     if n_hvg is not None:
         genes = _highly_variable(training, n_hvg, counts)
         training, given = (_on_genes(cells, genes, counts) for cells in (training, given))
-        real = real[:, genes].copy()
+        real, apart = (cells[:, genes].copy() for cells in (real, apart))
         if given.n_obs < MIN_CELLS:
             msg = (
                 f"Expected at least {MIN_CELLS} cells with {group_key} {group!r} and {condition_key} {control!r} that "
                 f"have a count of the n_hvg={n_hvg} genes chosen, found {given.n_obs}. Choose more genes."
             )
             raise ValueError(msg)
-    return HoldOut(training, given, group_key, group, condition_key, control, target, counts, seed), real
+    holdout = HoldOut(training, given, group_key, group, condition_key, control, target, counts, seed)
+    return holdout, Truth(real, apart)
+
+
+def _set_aside(own: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Choose among the rows of a mask those to set aside, as a mask."""
+    rows = np.flatnonzero(own)
+    n_aside = min(max(round(share * len(rows)), _MIN_ASIDE), len(rows) // 2) if share > 0 else 0
+    if n_aside < MIN_CELLS:
+        n_aside = 0
+    aside = np.zeros(len(own), dtype=bool)
+    aside[np.random.default_rng(seed).permutation(rows)[:n_aside]] = True
+    return aside
 
 
 def other_groups(holdout: HoldOut) -> dict[Hashable, tuple[np.ndarray, np.ndarray]]:

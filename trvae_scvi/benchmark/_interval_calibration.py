@@ -110,7 +110,8 @@ def calibrate_intervals(
     for group, target, seed in track(jobs, description="Calibrating", disable=not progress_bar):
         split = Split.of(adata, **keys, group=group, target=target, layer=layer, counts=counts, seed=seed)
         predicted = predicted_cells(method, split.holdout)
-        tables.append(change_table(predicted, split.real, split.control, n_top_genes=n_top_genes))
+        cells = (split.matrix(part) for part in (split.truth.real, split.holdout.control))
+        tables.append(change_table(predicted, *cells, n_top_genes=n_top_genes))
     return fit_model_error(tables, level=level)
 
 
@@ -118,6 +119,9 @@ def change_table(
     predicted: np.ndarray, real: np.ndarray, control: np.ndarray, *, n_top_genes: int = 100
 ) -> pd.DataFrame:
     """Predicted and real change of every gene of a held-out group.
+
+    Both changes are against the same control cells, which leave the difference between the two, all that intervals are
+    about, as it is.
 
     Parameters
     ----------

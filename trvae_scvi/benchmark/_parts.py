@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["PartStore", "data_fingerprint", "describe_method"]
 
 _SETTINGS = "settings.json"
-_TEXT_COLUMNS = ["method", "genes", "metric"]  # all others hold numbers
+_TEXT_COLUMNS = ["method", "genes", "metric", "note"]  # all others hold numbers
 
 
 class PartStore:

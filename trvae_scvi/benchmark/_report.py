@@ -16,7 +16,9 @@ from matplotlib.figure import Figure
 
 from trvae_scvi import pl
 from trvae_scvi._files import write_text
-from trvae_scvi.metrics import mean_skill
+from trvae_scvi.metrics import SKILL_METRICS
+
+from ._summary import holdout_skills, metric_ranges, summarize
 
 if TYPE_CHECKING:
     import os
@@ -25,9 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = ["wide_table", "write_report"]
 
-_COLUMNS = ["group", "target", "seed", "method", "genes", "metric", "value", "skill"]
+_COLUMNS = ["group", "target", "seed", "method", "genes", "metric", "value", "std", "skill", "skill_std", "note"]
 _PACKAGES = ("trvae-scvi", "scvi-tools", "torch", "anndata", "scanpy", "scikit-learn", "numpy", "pandas")
 _UNDEFINED = "undefined"
+_ON_RANGES = """
+The range is the distance of no change from the ceiling in standard errors: a metric below 2 sees no effect on these
+data. The saturation is the share of that distance that the best trivial prediction has covered already: near 100 %
+nothing is left to tell predictions apart by. Both are medians over the hold-outs. The metrics of the headline are those
+of the package, whatever the data.
+"""
 _SKILL_FORMAT = "z.2f"  # z: no minus before a zero
 _GROUPS_PER_FIGURE = 6
 _STYLE = """
@@ -39,13 +47,22 @@ tbody th { text-align: left; }
 img { height: auto; max-width: 100%; }
 """
 _EXPLANATION = """
-Each group was held out under one condition, predicted from its control cells, and scored against the cells held out.
-A skill of 0 is as good as the mean shift (the other groups' average change), 1 as good as the noise ceiling (one half
-of the real cells scored against the other half); it is undefined where these two are too close to tell them apart. The
-mean skill averages the default metrics on all sets of genes, each clipped to [-1, 1]. Numbers are means over seeds ±
-standard deviation; baselines and ceiling do not depend on the seed. Predicted and real change are against the same
-control cells: where these are few and effects are weak, their noise alone makes the two correlate.
+Each group was held out under one condition, predicted from its control cells, and scored against the cells held out. A
+skill of 0 is as good as the best trivial prediction (no change, the other groups' cells, or their average change added
+to the control cells), 1 as good as a perfect prediction: one half of the real cells in the place of the prediction,
+scored against the other half as predictions are. Changes are against control cells that were set aside, which no method
+saw. The headline skill of a hold-out is the lower of two parts, the mean response and the distribution of cells; here
+it is averaged over groups, with an interval for other groups and cells of this kind. The rank is that of the own real
+mean among those of all targets, by distance from the prediction: 1 is the nearest, 0.5 chance.
 """
+_HEADLINE = {
+    "skill": "headline skill",
+    "interval": "interval",
+    "mean_response": "mean response",
+    "distribution": "distribution",
+    "rank": "rank among targets",
+    "above_trivial": "above every trivial prediction",
+}
 
 
 def write_report(
@@ -84,15 +101,18 @@ def write_report(
     if missing or table.empty:
         msg = f"Expected rows with the columns {_COLUMNS}, found {len(table)} rows without {missing}."
         raise (KeyError if missing else ValueError)(msg)
-    several = table["target"].nunique() > 1
+    summary, several = summarize(table), table["target"].nunique() > 1
     held_out = table["group"].astype(str) + (" under " + table["target"].astype(str) if several else "")
     table = table.assign(group=held_out)
-    sections = [f"<h1>{html.escape(title)}</h1>", f"<p>{_EXPLANATION.strip()}</p>"]
-    sections += ["<h2>Mean skill</h2>", _html(_mean_skills(table)), *_figures(table)]
+    sections = [f"<h1>{html.escape(title)}</h1>", "<h2>Headline</h2>", _html(_headline(summary))]
+    sections += [f"<p>{_EXPLANATION.strip()}</p>", _interval_figure(summary)]
+    sections += ["<h2>Headline skill by hold-out</h2>", _html(_by_holdout(table))]
+    sections += ["<h2>Which metrics can be trusted here</h2>", f"<p>{_ON_RANGES.strip()}</p>", _html(_ranges(table))]
+    sections += ["<h2>What has no value, and why</h2>", _notes(table), "<h2>Figures</h2>", *_figures(table)]
     for (group, genes), rows in table.groupby(["group", "genes"], sort=False):
         sections.append(f"<h2>{html.escape(f'{group}: {genes} genes')}</h2>")
-        sections += ["<h3>Scores</h3>", _html(wide_table(rows, "value", ".3g"))]
-        sections += ["<h3>Skills</h3>", _html(wide_table(rows, "skill", _SKILL_FORMAT))]
+        sections += ["<h3>Scores</h3>", _html(wide_table(rows, "value", ".3g", errors="std"))]
+        sections += ["<h3>Skills</h3>", _html(wide_table(rows, "skill", _SKILL_FORMAT, errors="skill_std"))]
     sections += ["<h2>Skipped hold-outs</h2>", _skipped(table.attrs.get("skipped"))]
     sections += ["<h2>Settings</h2>", _listed(table.attrs.get("settings", {}))]
     versions = {name: version(name) for name in _PACKAGES}
@@ -110,34 +130,66 @@ def _page(title: str, body: str) -> str:
     )
 
 
-def _mean_skills(table: pd.DataFrame) -> pd.DataFrame:
-    """Methods against groups, and their mean over the groups: one number per seed first, then over the seeds."""
-    per_seed = table.groupby(["method", "group", "seed"], sort=False)[["metric", "skill"]].apply(mean_skill)
-    by_group = per_seed.groupby(["method", "group"], sort=False)
-    overall = by_group.mean().groupby("method", sort=False).mean()
-    groups = _wide(by_group, table, "group", _SKILL_FORMAT)
-    shown = _shown(overall, overall * np.nan, _SKILL_FORMAT)
-    return pd.concat([shown.rename("mean of all").reindex(groups.index), groups], axis=1)
+def _headline(summary: pd.DataFrame) -> pd.DataFrame:
+    """One line a method."""
+    shown = summary.set_index("method")
+    shown["interval"] = [f"{_number(low)} to {_number(high)}" for low, high in shown[["lower", "upper"]].to_numpy()]
+    for name in ("skill", "mean_response", "distribution", "rank"):
+        shown[name] = shown[name].map(_number)
+    shown["above_trivial"] = shown["above_trivial"].map("{:.0%}".format) + " of " + shown["n_holdouts"].astype(str)
+    shown = shown[list(_HEADLINE)].rename(columns=_HEADLINE)
+    return shown.drop(columns="rank among targets") if summary["rank"].isna().all() else shown
 
 
-def wide_table(rows: pd.DataFrame, name: str, number: str) -> pd.DataFrame:
-    """Methods against metrics, each cell the mean over seeds and their standard deviation, written as `number` says."""
-    wide = _wide(rows.groupby(["method", "metric"], sort=False)[name], rows, "metric", number)
+def _by_holdout(table: pd.DataFrame) -> pd.DataFrame:
+    """Methods against hold-outs: the headline skill, averaged over seeds."""
+    skills = holdout_skills(table)
+    wide = skills.groupby(["method", "group"], sort=False)[["skill", "skill_std"]].mean().unstack("group")
+    order = [list(table[name].unique()) for name in ("method", "group")]
+    value, std = (wide[name].reindex(index=order[0], columns=order[1]) for name in ("skill", "skill_std"))
+    return value.combine(std, lambda v, s: pd.Series(map(_with_spread, v, s, [_SKILL_FORMAT] * len(v)), index=v.index))
+
+
+def _ranges(table: pd.DataFrame) -> pd.DataFrame:
+    """Every metric's range and saturation, and whether it counts for the headline."""
+    ranges = metric_ranges(table)
+    shown = ranges[["genes", "metric"]].replace({"metric": {"_": " "}}, regex=True)
+    for name in ("no_change", "mean_shift", "ceiling"):
+        shown[name.replace("_", " ")] = [_number(value, ".3g") for value in ranges[name]]
+    shown["range (standard errors)"] = [_number(value, ".1f") for value in ranges["range"]]
+    shown["saturation"] = [_number(value, ".0%") for value in ranges["saturation"]]
+    judged = [metric for metrics in SKILL_METRICS.values() for metric in metrics]
+    shown["in the headline"] = ["yes" if metric in judged else "" for metric in ranges["metric"]]
+    return shown.set_index("genes")
+
+
+def _notes(table: pd.DataFrame) -> str:
+    """Every reason, the metrics and the number of hold-outs that it holds for."""
+    noted = table[table["note"].fillna("") != ""]
+    if noted.empty:
+        return "<p>Everything has a value.</p>"
+    keys = ["note", "genes", "metric"]
+    counted = noted.drop_duplicates([*keys, "group", "target"]).groupby(keys, sort=False).size()
+    shown = counted.rename("hold-outs").reset_index().replace({"metric": {"_": " "}}, regex=True)
+    return _html(shown.rename(columns={"note": "reason"}).set_index("reason"))
+
+
+def wide_table(rows: pd.DataFrame, name: str, number: str, *, errors: str | None = None) -> pd.DataFrame:
+    """Methods against metrics: means over seeds, with mean standard errors if asked for, written as `number` says."""
+    columns = {"value": rows[name], "spread": np.nan if errors is None else rows[errors]}
+    means = rows[["method", "metric"]].assign(**columns).groupby(["method", "metric"], sort=False).mean()
+    texts = [_with_spread(value, spread, number) for value, spread in means.to_numpy()]
+    wide = pd.Series(texts, index=means.index, dtype=object).unstack("metric")
+    wide = wide.reindex(index=rows["method"].unique(), columns=rows["metric"].unique())
     return wide.rename(columns=lambda metric: metric.replace("_", " "))
 
 
-def _wide(cells: pd.api.typing.SeriesGroupBy, rows: pd.DataFrame, column: str, number: str) -> pd.DataFrame:
-    wide = _shown(cells.mean(), cells.std(), number).unstack(column)
-    return wide.reindex(index=rows["method"].unique(), columns=rows[column].unique())
+def _number(value: float, number: str = _SKILL_FORMAT) -> str:
+    return _UNDEFINED if np.isnan(value) else f"{value:{number}}"
 
 
-def _shown(mean: pd.Series, std: pd.Series, number: str) -> pd.Series:
-    """Write means, and standard deviations where there are any, in a number format."""
-    texts = [
-        _UNDEFINED if np.isnan(value) else f"{value:{number}}" + ("" if np.isnan(spread) else f" ± {spread:{number}}")
-        for value, spread in zip(mean, std, strict=True)
-    ]
-    return pd.Series(texts, index=mean.index, dtype=object)
+def _with_spread(value: float, spread: float, number: str) -> str:
+    return _number(value, number) + ("" if np.isnan(value) or np.isnan(spread) else f" ± {spread:{number}}")
 
 
 def _html(frame: pd.DataFrame) -> str:
@@ -156,6 +208,12 @@ def _skipped(skipped: list[Mapping[str, Any]] | None) -> str:
     if skipped is None:
         return "<p>Not recorded.</p>"
     return _html(pd.DataFrame(skipped).set_index("group")) if skipped else "<p>None.</p>"
+
+
+def _interval_figure(summary: pd.DataFrame) -> str:
+    figure = Figure(figsize=(7.5, 1 + 0.3 * len(summary)), layout="constrained")
+    pl.skill_intervals(summary, ax=figure.subplots())
+    return _image(figure, "Headline skill of every method, with its interval")
 
 
 def _figures(table: pd.DataFrame) -> list[str]:

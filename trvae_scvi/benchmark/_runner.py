@@ -16,7 +16,8 @@ from scvi.utils import track
 from trvae_scvi._arguments import check_choice, check_integer
 from trvae_scvi._files import write_text
 from trvae_scvi.data._values import summarize_values
-from trvae_scvi.metrics import METRICS, SKILL_METRICS
+from trvae_scvi.metrics import METRICS
+from trvae_scvi.metrics._scorer import DEFAULT_METRICS
 
 from ._baseline_methods import BASELINES
 from ._comparison import CEILING, Job, compute, with_skill
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["leave_one_group_out"]
 
-_COLUMNS = ["group", "target", "seed", "method", "genes", "metric", "value", "skill", "seconds"]
+_KEYS = ["group", "target", "seed", "method", "genes", "metric"]
+_COLUMNS = [*_KEYS, "value", "std", "skill", "skill_std", "note", "seconds"]
 
 
 def leave_one_group_out(
@@ -53,7 +55,7 @@ def leave_one_group_out(
     counts: bool = True,
     n_hvg: int | None = None,
     n_top_genes: int = 100,
-    metrics: Sequence[str] = SKILL_METRICS,
+    metrics: Sequence[str] = DEFAULT_METRICS,
     out: str | os.PathLike[str] | None = None,
     n_jobs: int | None = None,
     progress_bar: bool = True,

@@ -74,16 +74,19 @@ def demo(
 
     Needs no data and no network.
     """
+    from trvae_scvi.benchmark import hold_out
     from trvae_scvi.datasets import simulate_perturbation
 
     check_folder(out)
-    adata, truth = simulate_perturbation(seed=seed)
+    adata, would_be = simulate_perturbation(seed=seed)
     say(f"Simulated {adata.n_obs} cells x {adata.n_vars} genes; held out: {_EXAMPLE_GROUP}, stimulated.")
-    of_group = ("cell_type", _EXAMPLE_GROUP)
-    own, held_out = (rows_of(adata, of_group, ("condition", name)) for name in ("control", "stimulated"))
-    model = _untrained(adata[~held_out].copy(), "condition", "cell_type", None, Likelihood.nb, seed)
+    holdout, truth = hold_out(
+        adata, group_key="cell_type", group=_EXAMPLE_GROUP, control="control", target="stimulated"
+    )
+    model = _untrained(holdout.training, "condition", "cell_type", None, Likelihood.nb, seed)
     model.train()
-    write_evaluation(model, adata, own, held_out, out, seed=seed, truth=truth[rows_of(truth, of_group)])
+    counterfactual = would_be[holdout.control.obs_names]
+    write_evaluation(model, holdout, truth, out, seed=seed, counterfactual=counterfactual)
 
 
 @app.command()
@@ -177,15 +180,29 @@ def evaluate(
     seed: Seed = 0,
 ) -> None:
     """Hold a measured cell type out, predict it, and score the prediction against trivial ones."""
+    from trvae_scvi.benchmark import hold_out
+
     if target == control:
         msg = f"--target and --control are both {target!r}; a prediction needs two conditions."
         raise UserError(msg)
     check_folder(out)
     adata = read_cells(data, use_raw=use_raw, layer=layer)
-    own, held_out = (rows_of(adata, (cell_type_key, holdout), (condition_key, name)) for name in (control, target))
-    model = _untrained(adata[~held_out].copy(), condition_key, cell_type_key, layer, gene_likelihood, seed)
+    for name in (control, target):
+        rows_of(adata, (cell_type_key, holdout), (condition_key, name))  # or a message that tells what there is
+    _untrained(adata, condition_key, cell_type_key, layer, gene_likelihood, seed)  # what is wrong with all cells
+    given, truth = hold_out(
+        adata,
+        group_key=cell_type_key,
+        group=same_value(adata.obs[cell_type_key].unique(), holdout),
+        condition_key=condition_key,
+        control=same_value(adata.obs[condition_key].unique(), control),
+        target=same_value(adata.obs[condition_key].unique(), target),
+        layer=layer,
+        counts=gene_likelihood is not Likelihood.mse,
+    )
+    model = _untrained(given.training, condition_key, cell_type_key, None, gene_likelihood, seed)
     model.train(max_epochs=max_epochs)
-    write_evaluation(model, adata, own, held_out, out, seed=seed)
+    write_evaluation(model, given, truth, out, seed=seed)
 
 
 def _untrained(

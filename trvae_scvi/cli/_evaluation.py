@@ -19,55 +19,44 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from trvae_scvi import TRVAE
+    from trvae_scvi.benchmark import HoldOut, Truth
 
 __all__ = ["write_evaluation"]
 
 
 def write_evaluation(
-    model: TRVAE,
-    adata: AnnData,
-    own: np.ndarray,
-    held_out: np.ndarray,
-    out: Path,
-    *,
-    seed: int,
-    truth: AnnData | None = None,
+    model: TRVAE, holdout: HoldOut, truth: Truth, out: Path, *, seed: int, counterfactual: AnnData | None = None
 ) -> None:
     """Predict cells that were held out from the group's own control cells; write tables, plots and cells to `out`.
 
-    `own` and `held_out` are masks, and the group is a label of the model.
+    `counterfactual` are the cells as they would be, where that is known.
     """
     from trvae_scvi.benchmark import compare_predictions
-    from trvae_scvi.metrics import comparison_matrix
 
-    names = model.registry["setup_args"]
-    group_key, condition_key, layer = (names[key] for key in ("labels_key", "condition_key", "layer"))
-    control, real = adata[own], adata[held_out]
-    # as the data have them: numbers, perhaps, where the command line has text
-    group, target = real.obs[group_key].iloc[0], real.obs[condition_key].iloc[0]
-    prediction = model.predict_perturbation(control, target=target, seed=seed)
-    effect = model.get_perturbation_effect(control, target=target, seed=seed)
-    scale: dict[str, Any] = {"layer": layer, "counts": prediction.uns["trvae"]["scale"] == "counts"}
-    scores = compare_predictions(
-        {"trVAE": prediction} | ({} if truth is None else {"true counterfactual": truth}),
-        adata,
-        group_key=group_key,
-        group=group,
-        condition_key=condition_key,
-        control=control.obs[condition_key].iloc[0],
-        target=target,
-        **scale,
-    )
-    _print_scores(scores, f"{group} under {target}, never seen in training")
+    real, control, counts = truth.real, holdout.control, holdout.counts
+    prediction = model.predict_perturbation(control, target=holdout.target, seed=seed)
+    effect = model.get_perturbation_effect(control, target=holdout.target, seed=seed)
+    known = {} if counterfactual is None else {"true counterfactual": counterfactual}
+    scores = compare_predictions({"trVAE": prediction} | known, holdout, truth)
+    _print_headline(scores, f"{holdout.group} under {holdout.target}, never seen in training")
+    _print_scores(scores)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "effect.csv", effect.to_csv(index=False))
     write_text(out / "scores.csv", scores.to_csv(index=False))
-    means = [comparison_matrix(cells, **scale).mean(axis=0) for cells in (real, control)]
-    _plots(prediction, real, scores, effect.assign(change_real=means[0] - means[1]), out, **scale)
+    _plots(prediction, real, scores, effect.assign(change_real=_change(holdout, truth)), out, counts=counts)
     # last: columns of the user's that h5ad cannot hold are no reason to lose the rest
     with finished_at_end(out / "prediction.h5ad") as unfinished:
         prediction.write_h5ad(unfinished)
     say(f"Table, plots and predicted cells are in {out}{os.sep}")
+
+
+def _change(holdout: HoldOut, truth: Truth) -> np.ndarray:
+    """The real change of every gene, against the control cells that were set aside if there are any."""
+    from trvae_scvi.metrics import comparison_matrix
+
+    control = truth.control if truth.control.n_obs else holdout.control
+    of_real, of_control = (comparison_matrix(c, counts=holdout.counts).mean(axis=0) for c in (truth.real, control))
+    return of_real - of_control
 
 
 def _plots(
@@ -92,12 +81,24 @@ def _plots(
         plt.close(ax.figure)
 
 
-def _print_scores(scores: pd.DataFrame, title: str) -> None:
+def _print_headline(scores: pd.DataFrame, title: str) -> None:
+    from trvae_scvi.metrics import headline_skill
+
+    table = Table(title=title)
+    table.add_column("method", no_wrap=True)
+    table.add_column("headline skill (0: best trivial prediction, 1: noise ceiling)", justify="right")
+    for method, rows in scores.groupby("method", sort=False):
+        value = headline_skill(rows)
+        table.add_row(str(method), "undefined" if value != value else f"{value:z.2f}")
+    console.print(table)
+
+
+def _print_scores(scores: pd.DataFrame) -> None:
     from trvae_scvi.benchmark._report import wide_table
 
     for genes, rows in scores.groupby("genes", sort=False):
         wide = wide_table(rows, "value", ".3f")
-        table = Table(title=f"{title}: {genes} genes")
+        table = Table(title=f"{genes} genes")
         table.add_column("method", no_wrap=True)
         for metric in wide:
             table.add_column(metric, justify="right")

@@ -8,54 +8,44 @@ from __future__ import annotations
 
 from ._anndata import comparison_matrix, score_prediction
 from ._array import (
-    cosine_change,
-    mae_means,
     mse_means,
+    mse_stds,
+    partial_pearson,
     pearson_change,
-    r2_means,
-    r2_variances,
+    pearson_residual,
     squared_pearson_means,
     squared_pearson_variances,
-    variance_ratio,
 )
 from ._calibration import interval_coverage
-from ._de import de_genes, de_recall, direction_accuracy, responsive_genes
+from ._de import de_genes, responsive_genes
 from ._discrimination import discrimination
-from ._distance import energy_distance, mmd_rbf, wasserstein_genes
+from ._distance import energy_distance
 from ._matrix import log_normalize
-from ._score import HIGHER_IS_BETTER, METRICS, SKILL_METRICS, noise_ceiling, score_arrays
-from ._skill import mean_skill, skill
-from ._specificity import specific_gene_error, specific_genes
+from ._score import noise_ceiling, score_arrays
+from ._scorer import HIGHER_IS_BETTER, METRICS, SKILL_METRICS
+from ._skill import headline_skill, skill
 
 __all__ = [
     "HIGHER_IS_BETTER",
     "METRICS",
     "SKILL_METRICS",
     "comparison_matrix",
-    "cosine_change",
     "de_genes",
-    "de_recall",
-    "direction_accuracy",
     "discrimination",
     "energy_distance",
+    "headline_skill",
     "interval_coverage",
     "log_normalize",
-    "mae_means",
-    "mean_skill",
-    "mmd_rbf",
     "mse_means",
+    "mse_stds",
     "noise_ceiling",
+    "partial_pearson",
     "pearson_change",
-    "r2_means",
-    "r2_variances",
+    "pearson_residual",
     "responsive_genes",
     "score_arrays",
     "score_prediction",
     "skill",
-    "specific_gene_error",
-    "specific_genes",
     "squared_pearson_means",
     "squared_pearson_variances",
-    "variance_ratio",
-    "wasserstein_genes",
 ]

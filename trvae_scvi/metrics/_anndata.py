@@ -12,7 +12,8 @@ import numpy as np
 from anndata import AnnData
 
 from ._matrix import as_matrix, in_memory, log_normalize_matrix
-from ._score import SKILL_METRICS, score_arrays
+from ._score import score_arrays
+from ._scorer import DEFAULT_METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,14 +26,17 @@ __all__ = ["check_same_genes", "comparison_matrix", "score_prediction"]
 def score_prediction(
     pred: AnnData,
     real: AnnData,
-    control: AnnData,
+    control: AnnData | None = None,
+    source: AnnData | None = None,
     *,
     layer: str | None = None,
-    n_top_genes: int = 100,
     counts: bool = True,
-    max_cells: int | None = 1000,
+    expected: np.ndarray | None = None,
+    n_top_genes: int = 100,
+    n_splits: int = 10,
+    max_cells: int | None = 500,
     seed: int | None = 0,
-    metrics: Sequence[str] = SKILL_METRICS,
+    metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> pd.DataFrame:
     """Score predicted cells against real ones, on all genes and on the most responsive ones.
 
@@ -46,22 +50,21 @@ def score_prediction(
     real
         Real cells (`m x d`) of the same kind under the target condition.
     control
-        Real cells (`k x d`) of the same kind under control.
+        Real cells (`k x d`) of the same kind under control that the prediction did not start from. `None`: values that
+        need them are missing.
+    source
+        The control cells (`l x d`) that the prediction started from.
     layer
-        The layer to read in all three; `None` reads `X`.
-    n_top_genes
-        Number of genes in the second set; all genes if there are fewer.
+        The layer to read in all of them; `None` reads `X`.
     counts
         Whether the values are counts (or expected counts), to be log-normalised. `False` compares them as they are:
         for models that were trained on normalised data.
-    max_cells, seed
-        For the draw in :func:`~trvae_scvi.metrics.energy_distance`.
-    metrics
-        Names out of `METRICS`, as in :func:`~trvae_scvi.metrics.score_arrays`.
+    expected, n_top_genes, n_splits, max_cells, seed, metrics
+        As in :func:`~trvae_scvi.metrics.score_arrays`.
 
     Returns
     -------
-    One row per set of genes and metric, with the columns `genes` (`"all"` or, say, `"top100"`), `metric` and `value`.
+    As :func:`~trvae_scvi.metrics.score_arrays`.
 
     Raises
     ------
@@ -82,17 +85,27 @@ def score_prediction(
     >>> import trvae_scvi as tv
     >>> adata, truth = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50)
     >>> control, real = (adata[adata.obs["condition"] == name] for name in ("control", "stimulated"))
-    >>> scores = tv.metrics.score_prediction(truth, real, control, n_top_genes=10)
-    >>> scores.columns.tolist(), scores["genes"].unique().tolist()
-    (['genes', 'metric', 'value'], ['all', 'top10'])
+    >>> scores = tv.metrics.score_prediction(truth, real, control[::2], control[1::2], n_top_genes=10)
+    >>> scores["genes"].unique().tolist()
+    ['all', 'top10']
     """
-    check_same_genes(real=real, pred=pred, control=control)
+    there = {"real": real, "pred": pred, "control": control, "source": source}
+    check_same_genes(**{name: cells for name, cells in there.items() if cells is not None or name in ("real", "pred")})
     matrices = [
-        comparison_matrix(pred, layer=layer, counts=counts, name="pred"),
-        comparison_matrix(real, layer=layer, counts=counts, name="real", expect_integers=True),
-        comparison_matrix(control, layer=layer, counts=counts, name="control", expect_integers=True),
+        None
+        if there[name] is None
+        else comparison_matrix(there[name], layer=layer, counts=counts, name=name, expect_integers=name != "pred")
+        for name in ("pred", "real", "control", "source")
     ]
-    return score_arrays(*matrices, n_top_genes=n_top_genes, max_cells=max_cells, seed=seed, metrics=metrics)
+    return score_arrays(
+        *matrices,
+        expected=expected,
+        n_top_genes=n_top_genes,
+        n_splits=n_splits,
+        max_cells=max_cells,
+        seed=seed,
+        metrics=metrics,
+    )
 
 
 def comparison_matrix(

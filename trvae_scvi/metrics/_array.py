@@ -1,31 +1,33 @@
-"""Metrics of means and variances: functions on cells x genes arrays that are already in the space to be compared.
+"""Metrics of means and of variation: functions on cells x genes arrays that are already in the space to be compared.
 
 Notation: an `n x d` array holds n cells in rows and d genes in columns. Predicted and real cells are not paired, so
 every metric compares two samples. All statistics are accumulated in float64, whatever the input's type.
+
+Every public function has a twin in `BY_SAMPLE` that takes :class:`~trvae_scvi.metrics._sample.Sample` objects, in which
+the moments are kept from one metric to the next.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from scipy.spatial import distance
-from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
-from ._matrix import as_matrices, gene_means, gene_variances
+from ._sample import Sample, samples
 
 __all__ = [
-    "cosine_change",
-    "determination",
-    "mae_means",
+    "BY_SAMPLE",
+    "checked_response",
     "mse_means",
+    "mse_stds",
+    "partial_pearson",
     "pearson",
     "pearson_change",
-    "r2_means",
-    "r2_variances",
+    "pearson_residual",
     "squared_pearson_means",
     "squared_pearson_variances",
-    "variance_ratio",
 ]
 
 # Means of the same cells in another order differ by rounding; on any scale in use a change this small is none.
@@ -36,7 +38,8 @@ def squared_pearson_means(pred: Any, real: Any) -> float:
     """Squared Pearson correlation over genes of the predicted and the real mean.
 
     Published as "R2" of the means, also by Lotfollahi et al. 2020 (doi:10.1093/bioinformatics/btaa800). It is no
-    coefficient of determination: a prediction on a wrong scale or with a wrong offset can still reach 1.
+    coefficient of determination: a prediction on a wrong scale or with a wrong offset can still reach 1. Predicting no
+    change at all reaches .8 and more where genes differ more than conditions do.
 
     Parameters
     ----------
@@ -58,14 +61,14 @@ def squared_pearson_means(pred: Any, real: Any) -> float:
     >>> round(squared_pearson_means([[2, 4, 6]], [[1, 2, 3]]), 2)  # twice too large, which it does not see
     1.0
     """
-    pred, real = as_matrices([pred, real], ["pred", "real"])
-    return pearson(gene_means(pred), gene_means(real)) ** 2
+    return _squared_pearson_means(*samples(pred=pred, real=real))
 
 
 def squared_pearson_variances(pred: Any, real: Any) -> float:
     """Squared Pearson correlation over genes of the predicted and the real variance (`ddof=0`).
 
-    Published as "R2" of the variances; see :func:`squared_pearson_means` for what it does not see.
+    Published as "R2" of the variances; see :func:`squared_pearson_means` for what it does not see. Cells that are too
+    narrow or too wide by a common factor have 1, too: :func:`mse_stds` sees that.
 
     Parameters
     ----------
@@ -87,119 +90,27 @@ def squared_pearson_variances(pred: Any, real: Any) -> float:
     >>> round(squared_pearson_variances([[0, 0, 0], [1, 2, 3]], [[0, 0, 0], [2, 4, 6]]), 2)
     1.0
     """
-    pred, real = as_matrices([pred, real], ["pred", "real"])
-    return pearson(gene_variances(pred), gene_variances(real)) ** 2
+    return _squared_pearson_variances(*samples(pred=pred, real=real))
 
 
-def r2_means(pred: Any, real: Any) -> float:
-    """Coefficient of determination of the predicted mean for the real one, over genes: the fit of the identity line.
-
-    1 - sum (real - predicted)^2 / sum (real - average real)^2, scikit-learn's `r2_score` with the real mean as truth.
-    :func:`squared_pearson_means` is the fit of the best line instead, whatever its slope and offset; a prediction on a
-    wrong scale loses here and not there.
-
-    Parameters
-    ----------
-    pred, real
-        Predicted (`n x d`) and real (`m x d`) cells on the same scale.
-
-    Returns
-    -------
-    A number up to 1, negative if the average real mean, predicted for every gene, would be better; NaN if the real mean
-    is the same for all genes.
-
-    Raises
-    ------
-    ValueError
-        If the arrays are no matrices of finite values with the same number of genes.
-
-    Examples
-    --------
-    >>> from trvae_scvi.metrics import r2_means
-    >>> round(r2_means([[2, 4, 6]], [[1, 2, 3]]), 2)
-    -6.0
-    """
-    pred, real = as_matrices([pred, real], ["pred", "real"])
-    return determination(gene_means(pred), gene_means(real))
-
-
-def r2_variances(pred: Any, real: Any) -> float:
-    """Coefficient of determination of the predicted variance (`ddof=0`) for the real one, over genes.
-
-    As :func:`r2_means`: predictions that are too narrow by a common factor lose here, and not in
-    :func:`squared_pearson_variances`.
-
-    Parameters
-    ----------
-    pred, real
-        Predicted (`n x d`) and real (`m x d`) cells on the same scale.
-
-    Returns
-    -------
-    A number up to 1; NaN if the real variance is the same for all genes, as for a single cell.
-
-    Raises
-    ------
-    ValueError
-        If the arrays are no matrices of finite values with the same number of genes.
-
-    Examples
-    --------
-    >>> from trvae_scvi.metrics import r2_variances
-    >>> round(r2_variances([[0, 0, 0], [1, 2, 3]], [[0, 0, 0], [2, 4, 6]]), 2)
-    -0.69
-    """
-    pred, real = as_matrices([pred, real], ["pred", "real"])
-    return determination(gene_variances(pred), gene_variances(real))
-
-
-def variance_ratio(pred: Any, real: Any) -> float:
-    """Predicted over real variance, both summed over genes: 1 is right, below 1 the prediction is too narrow.
-
-    Variances with `ddof=1`, so that samples of one distribution do not differ by their numbers of cells.
-
-    Parameters
-    ----------
-    pred, real
-        Predicted (`n x d`) and real (`m x d`) cells on the same scale, at least 2 each.
-
-    Returns
-    -------
-    A number from 0; NaN if no gene of the real cells varies.
-
-    Raises
-    ------
-    ValueError
-        If a side has fewer than 2 cells, or the arrays are no matrices of finite values with the same number of genes.
-
-    Examples
-    --------
-    >>> from trvae_scvi.metrics import variance_ratio
-    >>> round(variance_ratio([[0, 0], [1, 2]], [[0, 0], [2, 4]]), 2)
-    0.25
-    """
-    pred, real = as_matrices([pred, real], ["pred", "real"])
-    if min(len(pred), len(real)) < 2:
-        msg = f"Expected at least 2 predicted and 2 real cells for variances, found {len(pred)} and {len(real)}."
-        raise ValueError(msg)
-    # Tested by the range, not by the variance: that of equal numbers need not be exactly 0.
-    if not np.ptp(real, axis=0).any():
-        return float("nan")
-    return float(gene_variances(pred, ddof=1).sum() / gene_variances(real, ddof=1).sum())
-
-
-def pearson_change(pred: Any, real: Any, control: Any) -> float:
+def pearson_change(pred: Any, real: Any, source: Any, control: Any) -> float:
     """Pearson correlation over genes of the predicted and the real change of the mean against control.
 
     Parameters
     ----------
-    pred, real, control
-        Predicted (`n x d`), real (`m x d`) and control (`k x d`) cells on the same scale.
+    pred, real
+        Predicted (`n x d`) and real (`m x d`) cells on the same scale.
+    source
+        Control cells (`k x d`) that the prediction started from: the predicted change is against these.
+    control
+        Other control cells of the same kind (`l x d`): the real change is against these. Given the same cells twice,
+        both changes share their noise, which can correlate them well above 0 where there is no effect at all.
 
     Returns
     -------
-    A number from -1 to 1. By convention 0 if no gene's predicted mean differs from control (by more than rounding,
-    1e-9): predicting no change says nothing about the change. NaN if either change is otherwise the same for all genes.
+    A number from -1 to 1. By convention 0 if no gene's predicted mean differs from that of `source` (by more than
+    rounding, 1e-9): predicting no change says nothing about the change. NaN if either change is otherwise the same for
+    all genes.
 
     Raises
     ------
@@ -208,60 +119,126 @@ def pearson_change(pred: Any, real: Any, control: Any) -> float:
 
     Notes
     -----
-    Both changes are against the same control cells, whose noise they share. With few of them it can be well above 0
-    where there is no effect at all: score against control cells that the prediction did not start from.
+    It does not see the size of a change, and a change that all groups share is enough for a high value.
 
     Examples
     --------
     >>> from trvae_scvi.metrics import pearson_change
-    >>> control, real = [[1, 1, 1]], [[2, 1, 0]]
-    >>> round(pearson_change([[3, 1, -1]], real, control), 2), pearson_change(control, real, control)
-    (1.0, 0.0)
+    >>> source, control, real = [[1, 1, 1]], [[1, 0, 1]], [[2, 1, 0]]
+    >>> round(pearson_change([[3, 2, -1]], real, source, control), 2), pearson_change(source, real, source, control)
+    (0.96, 0.0)
     """
-    pred, real, control = as_matrices([pred, real, control], ["pred", "real", "control"])
-    predicted_change = gene_means(pred) - gene_means(control)
-    if np.abs(predicted_change).max() <= NO_CHANGE:
-        return 0.0
-    return pearson(predicted_change, gene_means(real) - gene_means(control))
+    return _pearson_change(*samples(pred=pred, real=real, source=source, control=control))
 
 
-def cosine_change(pred: Any, real: Any, control: Any) -> float:
-    """Cosine over genes of the predicted and the real change of the mean against control.
+def pearson_residual(pred: Any, real: Any, source: Any, control: Any, expected: Any) -> float:
+    """Pearson correlation over genes of what the predicted and the real change are beyond the mean response.
 
-    Unlike :func:`pearson_change` it sees a shift that all genes share. Neither sees the size of the change.
+    As :func:`pearson_change`, after the mean response has been subtracted from both changes: what a condition does to
+    everything correlates every prediction with the truth. The idea is that of Systema (Viñas Torné et al. 2025), which
+    subtracts the mean over perturbations; here it is what the caller says, as a rule the other groups' mean change.
 
     Parameters
     ----------
-    pred, real, control
-        Predicted (`n x d`), real (`m x d`) and control (`k x d`) cells on the same scale.
+    pred, real, source, control
+        As in :func:`pearson_change`.
+    expected
+        The mean response, `d`: the change of every gene's mean that is subtracted from both.
 
     Returns
     -------
-    A number from -1 to 1. By convention 0 if no gene's predicted mean differs from control (by more than rounding,
-    1e-9), as in :func:`pearson_change`; otherwise NaN if no gene's real mean does.
+    A number from -1 to 1. By convention 0 if the prediction is the mean response (to rounding, 1e-9). NaN if either
+    residual is otherwise the same for all genes.
+
+    Raises
+    ------
+    ValueError
+        If the arrays are no matrices of finite values with the same number of genes, or `expected` is no such vector.
+
+    Notes
+    -----
+    A group that responds less than the others has a residual opposite to their response, and so has predicting no
+    change: that scores well above 0 there. :func:`partial_pearson` is free of that.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import pearson_residual
+    >>> source = control = [[1, 1, 1]]
+    >>> round(pearson_residual([[4, 1, 1]], [[4, 1, 0]], source, control, [2, 0, 0]), 2)
+    0.87
+    """
+    return _with_response(_pearson_residual, pred, real, source, control, expected)
+
+
+def partial_pearson(pred: Any, real: Any, source: Any, control: Any, expected: Any) -> float:
+    """Partial Pearson correlation over genes of the predicted and the real change, given the mean response.
+
+    As :func:`pearson_change`, after both changes have been regressed on the mean response over the genes, with an
+    intercept: what is left is the part of a response that is not more or less of what the others do.
+
+    Parameters
+    ----------
+    pred, real, source, control
+        As in :func:`pearson_change`.
+    expected
+        The mean response, `d`: as a rule the other groups' mean change.
+
+    Returns
+    -------
+    A number from -1 to 1. By convention 0 if nothing of the prediction is left (to rounding, 1e-9), as of no change, of
+    the mean response and of any multiple of it. NaN if nothing is left of the real change.
+
+    Raises
+    ------
+    ValueError
+        As :func:`pearson_residual`.
+
+    Notes
+    -----
+    It does not see how strong a response is, in common or specific parts.
+
+    Examples
+    --------
+    >>> from trvae_scvi.metrics import partial_pearson
+    >>> source = control = [[1, 1, 1, 1]]
+    >>> round(partial_pearson([[4, 1, 1, 2]], [[4, 1, 0, 2]], source, control, [2, 0, 0, 0]), 2)
+    0.87
+    """
+    return _with_response(_partial_pearson, pred, real, source, control, expected)
+
+
+def mse_means(pred: Any, real: Any) -> float:
+    """Mean over genes of the squared difference of the predicted and the real mean.
+
+    Parameters
+    ----------
+    pred, real
+        Predicted (`n x d`) and real (`m x d`) cells on the same scale.
+
+    Returns
+    -------
+    A number from 0, in squared units of the input. With few cells most of it is noise, whatever is predicted.
 
     Raises
     ------
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
 
+    Notes
+    -----
+    It does not see single cells: the right mean without any variation is perfect.
+
     Examples
     --------
-    >>> from trvae_scvi.metrics import cosine_change
-    >>> round(cosine_change([[2, 2]], [[4, 1]], [[1, 1]]), 2)
-    0.71
+    >>> from trvae_scvi.metrics import mse_means
+    >>> mse_means([[1, 2]], [[1, 4]])
+    2.0
     """
-    pred, real, control = as_matrices([pred, real, control], ["pred", "real", "control"])
-    predicted_change, change = gene_means(pred) - gene_means(control), gene_means(real) - gene_means(control)
-    if np.abs(predicted_change).max() <= NO_CHANGE:
-        return 0.0
-    if np.abs(change).max() <= NO_CHANGE:
-        return float("nan")
-    return float(1 - distance.cosine(predicted_change, change))
+    return _mse_means(*samples(pred=pred, real=real))
 
 
-def mse_means(pred: Any, real: Any) -> float:
-    """Mean over genes of the squared difference of the predicted and the real mean.
+def mse_stds(pred: Any, real: Any) -> float:
+    """Mean over genes of the squared difference of the predicted and the real standard deviation (`ddof=0`).
 
     Parameters
     ----------
@@ -277,41 +254,33 @@ def mse_means(pred: Any, real: Any) -> float:
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
 
+    Notes
+    -----
+    It sees neither means nor how genes vary together.
+
     Examples
     --------
-    >>> from trvae_scvi.metrics import mse_means
-    >>> mse_means([[1, 2]], [[1, 4]])
+    >>> from trvae_scvi.metrics import mse_stds
+    >>> mse_stds([[0, 0], [2, 2]], [[0, 0], [2, 6]])
     2.0
     """
-    pred, real = as_matrices([pred, real], ["pred", "real"])
-    return float(mean_squared_error(gene_means(real), gene_means(pred)))
+    return _mse_stds(*samples(pred=pred, real=real))
 
 
-def mae_means(pred: Any, real: Any) -> float:
-    """Mean over genes of the absolute difference of the predicted and the real mean.
+def _with_response(
+    function: Callable[..., float], pred: Any, real: Any, source: Any, control: Any, expected: Any
+) -> float:
+    sides = samples(pred=pred, real=real, source=source, control=control)
+    return function(*sides, checked_response(expected, len(sides[0].mean)))
 
-    Parameters
-    ----------
-    pred, real
-        Predicted (`n x d`) and real (`m x d`) cells on the same scale.
 
-    Returns
-    -------
-    A number from 0, in units of the input.
-
-    Raises
-    ------
-    ValueError
-        If the arrays are no matrices of finite values with the same number of genes.
-
-    Examples
-    --------
-    >>> from trvae_scvi.metrics import mae_means
-    >>> mae_means([[1, 2]], [[1, 4]])
-    1.0
-    """
-    pred, real = as_matrices([pred, real], ["pred", "real"])
-    return float(mean_absolute_error(gene_means(real), gene_means(pred)))
+def checked_response(expected: Any, n_genes: int) -> np.ndarray:
+    """Give a mean response as an array; raise a ValueError unless it holds a finite number for each gene."""
+    response = np.asarray(expected, dtype=np.float64)
+    if response.shape != (n_genes,) or not np.isfinite(response).all():
+        msg = f"Expected a finite number for each of {n_genes} genes in `expected`, found {expected!r}."
+        raise ValueError(msg)
+    return response
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> float:
@@ -322,6 +291,55 @@ def pearson(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def determination(predicted: np.ndarray, real: np.ndarray) -> float:
-    """Coefficient of determination of the identity line; NaN if `real` is constant."""
-    return float("nan") if np.ptp(real) == 0 else float(r2_score(real, predicted))
+def _squared_pearson_means(pred: Sample, real: Sample) -> float:
+    return pearson(pred.mean, real.mean) ** 2
+
+
+def _squared_pearson_variances(pred: Sample, real: Sample) -> float:
+    return pearson(pred.variance, real.variance) ** 2
+
+
+def _pearson_change(pred: Sample, real: Sample, source: Sample, control: Sample) -> float:
+    predicted = pred.mean - source.mean
+    if np.abs(predicted).max() <= NO_CHANGE:
+        return 0.0
+    return pearson(predicted, real.mean - control.mean)
+
+
+def _pearson_residual(pred: Sample, real: Sample, source: Sample, control: Sample, expected: np.ndarray) -> float:
+    predicted = pred.mean - source.mean - expected
+    if np.abs(predicted).max() <= NO_CHANGE:
+        return 0.0
+    return pearson(predicted, real.mean - control.mean - expected)
+
+
+def _partial_pearson(pred: Sample, real: Sample, source: Sample, control: Sample, expected: np.ndarray) -> float:
+    given = np.stack([np.ones(len(expected)), expected], axis=1)
+    changes = np.stack([pred.mean - source.mean, real.mean - control.mean], axis=1)
+    left = changes - given @ np.linalg.lstsq(given, changes, rcond=None)[0]
+    of_predicted, of_real = np.abs(left).max(axis=0)
+    if of_real <= NO_CHANGE:
+        return float("nan")
+    return 0.0 if of_predicted <= NO_CHANGE else pearson(*left.T)
+
+
+def _mse_means(pred: Sample, real: Sample) -> float:
+    return float(np.mean((pred.mean - real.mean) ** 2))
+
+
+def _mse_stds(pred: Sample, real: Sample) -> float:
+    return float(np.mean((np.sqrt(pred.variance) - np.sqrt(real.variance)) ** 2))
+
+
+#: The same on samples, by name.
+BY_SAMPLE: Mapping[str, Callable[..., float]] = MappingProxyType(
+    {
+        "mse_means": _mse_means,
+        "partial_pearson": _partial_pearson,
+        "pearson_residual": _pearson_residual,
+        "mse_stds": _mse_stds,
+        "pearson_change": _pearson_change,
+        "squared_pearson_means": _squared_pearson_means,
+        "squared_pearson_variances": _squared_pearson_variances,
+    }
+)

@@ -1,4 +1,4 @@
-"""Genes that respond, and whether a prediction gets them right: functions on log-normalised cells x genes arrays."""
+"""Genes that respond: functions on log-normalised cells x genes arrays."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
-from ._array import NO_CHANGE
 from ._matrix import as_matrices, gene_means, gene_variances
 
-__all__ = ["de_genes", "de_recall", "direction_accuracy", "responsive_genes"]
+__all__ = ["de_genes", "responsive_genes"]
 
 # Keeps the t value of a gene without any variance finite (0 if its means agree).
 T_DENOMINATOR_OFFSET = 1e-9
@@ -122,84 +121,6 @@ def de_genes(cells: Any, control: Any, *, method: DEMethod = "wilcoxon", alpha: 
     return table.loc[table["p_adj"] < alpha, ["score", "log_fc", "p_adj"]]
 
 
-def direction_accuracy(
-    pred: Any, real: Any, control: Any, *, method: DEMethod = "wilcoxon", alpha: float = 0.05
-) -> float:
-    """Share of the really differentially expressed genes whose predicted mean changes in the real direction.
-
-    Parameters
-    ----------
-    pred, real, control
-        Log-normalised predicted (`n x d`), real (`m x d`) and control (`k x d`) cells, at least 2 real and control.
-    method, alpha
-        For :func:`de_genes` of the real cells.
-
-    Returns
-    -------
-    A number from 0 to 1; NaN if no gene is really differentially expressed. A change within rounding (1e-9) has no
-    direction and counts as wrong: predicting no change scores 0, guessing 0.5.
-
-    Raises
-    ------
-    ValueError
-        As :func:`de_genes`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from trvae_scvi.metrics import direction_accuracy, log_normalize
-    >>> rng = np.random.default_rng(0)
-    >>> real, control = (log_normalize(rng.poisson(mean, size=(90, 3))) for mean in ([5, 9, 50], [9, 5, 50]))
-    >>> direction_accuracy(real, real, control), direction_accuracy(control, real, control)
-    (1.0, 0.0)
-    """
-    pred, real, control = as_matrices([pred, real, control], ["pred", "real", "control"])
-    responding = de_genes(real, control, method=method, alpha=alpha)
-    if responding.empty:
-        return float("nan")
-    predicted_change = (gene_means(pred) - gene_means(control))[responding.index]
-    return float(np.mean(_same_direction(predicted_change, responding["log_fc"].to_numpy())))
-
-
-def de_recall(pred: Any, real: Any, control: Any, *, method: DEMethod = "wilcoxon", alpha: float = 0.05) -> float:
-    """Share of the really differentially expressed genes that are so in the prediction too, in the same direction.
-
-    More predicted cells find more genes: compare predictions of as many cells.
-
-    Parameters
-    ----------
-    pred, real, control
-        Log-normalised predicted (`n x d`), real (`m x d`) and control (`k x d`) cells, at least 2 each.
-    method, alpha
-        For :func:`de_genes`, of the real and of the predicted cells against the same control.
-
-    Returns
-    -------
-    A number from 0 to 1; NaN if no gene is really differentially expressed. A change within rounding (1e-9) has no
-    direction and is not found: predicting no change scores 0.
-
-    Raises
-    ------
-    ValueError
-        As :func:`de_genes`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from trvae_scvi.metrics import de_recall, log_normalize
-    >>> rng = np.random.default_rng(0)
-    >>> real, control = (log_normalize(rng.poisson(mean, size=(90, 3))) for mean in ([5, 9, 50], [9, 5, 50]))
-    >>> de_recall(real, real, control), de_recall(control, real, control)
-    (1.0, 0.0)
-    """
-    pred, real, control = as_matrices([pred, real, control], ["pred", "real", "control"])
-    responding, predicted = (de_genes(cells, control, method=method, alpha=alpha) for cells in (real, pred))
-    if responding.empty:
-        return float("nan")
-    change = predicted["log_fc"].reindex(responding.index, fill_value=0.0).to_numpy()
-    return float(np.mean(_same_direction(change, responding["log_fc"].to_numpy())))
-
-
 def _ranked(cells: np.ndarray, control: np.ndarray, method: DEMethod) -> pd.DataFrame:
     """Return scanpy's statistic and adjusted p value of every gene, indexed by the gene's column."""
     adata = AnnData(
@@ -215,9 +136,3 @@ def _ranked(cells: np.ndarray, control: np.ndarray, method: DEMethod) -> pd.Data
         sc.tl.rank_genes_groups(adata, "group", groups=["cells"], reference="control", method=method, use_raw=False)
     table = sc.get.rank_genes_groups_df(adata, "cells").rename(columns={"scores": "score", "pvals_adj": "p_adj"})
     return table.set_index(table["names"].astype(int).rename("gene")).sort_index()
-
-
-def _same_direction(predicted: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Whether two changes of each gene have the same sign; a change within rounding has none."""
-    clear = (np.abs(predicted) > NO_CHANGE) & (np.abs(real) > NO_CHANGE)
-    return clear & (np.sign(predicted) == np.sign(real))

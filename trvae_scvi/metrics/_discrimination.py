@@ -14,7 +14,9 @@ from ._matrix import as_matrices, gene_means
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-__all__ = ["discrimination"]
+    from ._sample import Sample
+
+__all__ = ["discrimination", "rank_among"]
 
 
 def discrimination(predicted: Mapping[Hashable, Any], real: Mapping[Hashable, Any]) -> pd.Series:
@@ -69,3 +71,10 @@ def discrimination(predicted: Mapping[Hashable, Any], real: Mapping[Hashable, An
     closer = (further < -NO_CHANGE).sum(axis=1)
     ties = (np.abs(further) <= NO_CHANGE).sum(axis=1) - 1  # less the target itself
     return pd.Series(1 - (closer + ties / 2) / (len(targets) - 1), index=index, name="discrimination")
+
+
+def rank_among(pred: Sample, real: Sample, others: np.ndarray) -> float:
+    """Rank of the real mean among those of other targets (`t x d`) by distance from the predicted mean, from 0 to 1."""
+    own, *apart = np.linalg.norm(np.vstack([real.mean, others]) - pred.mean, axis=1)
+    further = np.array(apart) - own
+    return float(np.mean((further > NO_CHANGE) + 0.5 * (np.abs(further) <= NO_CHANGE)))

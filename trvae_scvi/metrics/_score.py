@@ -1,188 +1,206 @@
-"""Several metrics at once, as tidy tables: a prediction's score and the best score that noise allows.
+"""Several metrics at once, as tidy tables: a prediction's scores, and those of a perfect prediction beside them.
 
 Works on arrays that are already in the space to be compared; knows no AnnData.
 """
 
 from __future__ import annotations
 
-import inspect
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from . import _array, _de, _distance
-from ._de import responsive_genes
+from ._array import checked_response
+from ._distance import check_max_cells
 from ._matrix import as_matrices
+from ._scorer import DEFAULT_METRICS, METRICS, Scorer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["HIGHER_IS_BETTER", "METRICS", "SKILL_METRICS", "noise_ceiling", "score_arrays"]
+    import pandas as pd
 
-_FUNCTIONS: dict[str, Callable[..., float]] = {
-    function.__name__: function
-    for function in (
-        _array.squared_pearson_means,
-        _array.pearson_change,
-        _array.mse_means,
-        _array.squared_pearson_variances,
-        _distance.energy_distance,
-        _array.r2_means,
-        _array.r2_variances,
-        _array.cosine_change,
-        _array.mae_means,
-        _array.variance_ratio,
-        _distance.mmd_rbf,
-        _distance.wasserstein_genes,
-        _de.direction_accuracy,
-        _de.de_recall,
-    )
-}
-
-#: All metrics that can be computed on a set of genes.
-METRICS: tuple[str, ...] = tuple(_FUNCTIONS)
-
-#: The metrics that are computed by default, in the order of the tables, and averaged by `mean_skill`.
-SKILL_METRICS: tuple[str, ...] = METRICS[:5]
-
-_LOWER_IS_BETTER = ("mse_means", "energy_distance", "mae_means", "mmd_rbf", "wasserstein_genes")
-
-#: Whether a higher value is the better one. `variance_ratio`, which is best at 1, has no direction and is not there.
-HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
-    {name: name not in _LOWER_IS_BETTER for name in METRICS if name != "variance_ratio"}
-)
+__all__ = ["check_metrics", "noise_ceiling", "score_arrays"]
 
 
 def score_arrays(
     pred: Any,
     real: Any,
-    control: Any,
+    control: Any = None,
+    source: Any = None,
     *,
+    expected: Any = None,
     n_top_genes: int = 100,
-    max_cells: int | None = 1000,
+    n_splits: int = 10,
+    max_cells: int | None = 500,
     seed: int | None = 0,
-    metrics: Sequence[str] = SKILL_METRICS,
+    metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> pd.DataFrame:
-    """Score predicted cells against real ones, on all genes and on the most responsive ones.
+    """Score predicted cells against random halves of the real ones, on all genes and on the most responsive ones.
+
+    In each split, half of the real cells are compared with as many of the predicted ones as
+    :func:`~trvae_scvi.metrics.noise_ceiling` takes of the other half, at most half of them. A metric on all cells at
+    once is what the function of its name gives.
 
     Parameters
     ----------
-    pred, real, control
-        Predicted (`n x d`), real target (`m x d`) and real control (`k x d`) cells, dense or scipy sparse, on one
-        scale: as a rule :func:`~trvae_scvi.metrics.log_normalize` of counts. At least 2 cells each.
+    pred, real
+        Predicted (`n x d`) and real target (`m x d`, at least 4) cells, dense or scipy sparse, on one scale: as a rule
+        :func:`~trvae_scvi.metrics.log_normalize` of counts.
+    control
+        Control cells of the same kind (`l x d`, at least 2) that the prediction did not start from: the real change is
+        measured against these, and the most responsive genes are chosen with them. With `None` the values that need
+        them are missing: with the cells of `source` in their place they would be biased.
+    source
+        Control cells that the prediction started from (`k x d`): the predicted change is measured against these.
+    expected
+        Mean response of others (`d`), for :func:`~trvae_scvi.metrics.partial_pearson`.
     n_top_genes
-        Number of genes in the second set, :func:`~trvae_scvi.metrics.responsive_genes` of the real cells; all genes if
-        there are fewer.
-    max_cells, seed
-        For the draw in :func:`~trvae_scvi.metrics.energy_distance`, the same in every metric that draws.
+        Number of genes in the second set, :func:`~trvae_scvi.metrics.responsive_genes` of the half compared with; all
+        genes if there are fewer.
+    n_splits
+        How many random splits.
+    max_cells
+        At most so many cells of each half are used for :func:`~trvae_scvi.metrics.energy_distance`. `None` uses all.
+    seed
+        Seeds the splits: the same with the same seed, whatever is predicted. `None` is unseeded.
     metrics
-        Names out of `METRICS`: functions of this module. Tests for differential expression are made on the genes of the
-        set.
+        Names out of `METRICS`.
 
     Returns
     -------
-    One row per set of genes and metric, with the columns `genes` (`"all"` or, say, `"top100"`), `metric` (in the order
-    asked for) and `value`.
+    One row per set of genes and metric, with the columns
+
+    ``genes``
+        ``"all"`` or, say, ``"top100"``.
+    ``metric``
+        In the order asked for.
+    ``value``
+        Mean over the splits; splits without a value are left out.
+    ``std``
+        Standard deviation over the splits (`ddof=1`; NaN for a single one), with random halves of the control cells:
+        the standard error that the numbers of cells leave. Halves drawn without replacement vary around all cells as
+        these vary around the truth (Shao & Wu 1989, doi:10.1214/aos/1176347263); a bootstrap would hold cells twice,
+        which distances take for cells that are alike.
+    ``note``
+        Why there is no value; empty otherwise.
 
     Raises
     ------
     ValueError
-        If an array has fewer than 2 cells, is not finite, numbers of genes differ, `n_top_genes` is below 1, or a
-        metric is unknown or there twice.
+        If there are too few cells, an array is not finite, numbers of genes differ, `n_top_genes` or `n_splits` is
+        below 1, or a metric is unknown or there twice.
 
     Examples
     --------
     >>> import numpy as np
     >>> from trvae_scvi.metrics import log_normalize, score_arrays
     >>> rng = np.random.default_rng(0)
-    >>> control, real = (log_normalize(rng.poisson(mean, size=(50, 4))) for mean in ([2, 5, 9, 4], [9, 5, 2, 4]))
-    >>> score_arrays(real, real, control, n_top_genes=2)["genes"].unique().tolist()
+    >>> means = [2, 5, 9, 4], [2, 5, 9, 4], [9, 5, 2, 4], [9, 5, 2, 4]
+    >>> control, source, real, pred = (log_normalize(rng.poisson(mean, size=(50, 4))) for mean in means)
+    >>> score_arrays(pred, real, control, source, n_top_genes=2)["genes"].unique().tolist()
     ['all', 'top2']
     """
-    _check_metrics(metrics)
-    pred, real, control = as_matrices([pred, real, control], ["pred", "real", "control"])
-    return _scored(pred, real, control, _gene_sets(control, real, n_top_genes), metrics, max_cells, seed)
+    options: dict[str, Any] = {
+        "n_top_genes": n_top_genes,
+        "n_splits": n_splits,
+        "max_cells": max_cells,
+        "metrics": metrics,
+    }
+    arrays = _checked({"pred": pred, "real": real, "control": control, "source": source}, expected, **options)
+    *cells, expected = (arrays[name] for name in ("real", "control", "source", "expected"))
+    scorer = Scorer(*cells, expected=expected, n_cells=len(arrays["pred"]), seed=seed, **options)
+    return scorer.score(arrays["pred"])
 
 
 def noise_ceiling(
     real: Any,
-    control: Any,
+    control: Any = None,
+    source: Any = None,
     *,
+    n_cells: int | None = None,
+    expected: Any = None,
     n_top_genes: int = 100,
     n_splits: int = 10,
-    max_cells: int | None = 1000,
+    max_cells: int | None = 500,
     seed: int | None = 0,
-    metrics: Sequence[str] = SKILL_METRICS,
+    metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> pd.DataFrame:
     """Score a random half of the real target cells against the other half: what a perfect prediction would get.
 
-    Half is compared with half: with squared errors of means, a perfect prediction of many cells against all real ones
-    can be up to four times better. For small groups, where sampling is most of the difference, a skill can exceed 1.
+    The half that stands for the prediction has as many cells as :func:`~trvae_scvi.metrics.score_arrays` takes of a
+    prediction, its change is against the same `source`, and it is compared with the same cells on the same genes. So
+    draws from the true distribution have the same expected score in every metric, however few the cells.
 
     Parameters
     ----------
-    real, control
-        Real target (`m x d`, at least 4) and real control (`k x d`, at least 2) cells as in
-        :func:`~trvae_scvi.metrics.score_arrays`.
-    n_top_genes
-        Number of genes in the second set, chosen on all real cells: the same genes as in `score_arrays`. All genes if
-        there are fewer.
-    n_splits
-        How many random splits.
-    max_cells
-        For the draw in :func:`~trvae_scvi.metrics.energy_distance`.
-    seed
-        Seeds the splits and the draws. `None` is unseeded.
-    metrics
+    real, control, source
         As in :func:`~trvae_scvi.metrics.score_arrays`.
+    n_cells
+        Number of cells of the prediction to compare with. `None`: more than there are real ones.
+    expected, n_top_genes, n_splits, max_cells, seed, metrics
+        As in :func:`~trvae_scvi.metrics.score_arrays`: give both the same.
 
     Returns
     -------
-    One row per set of genes and metric, with the columns `genes`, `metric`, `value` (mean over the splits) and `std`
-    (standard deviation over the splits, `ddof=1`; NaN for a single split). Splits without a value are left out of both.
+    As :func:`~trvae_scvi.metrics.score_arrays`.
 
     Raises
     ------
     ValueError
-        If there are too few cells, `n_splits` is below 1, or the arrays or metrics are not what `score_arrays` takes.
+        As :func:`~trvae_scvi.metrics.score_arrays`, or if `n_cells` is below 2.
 
     Examples
     --------
     >>> import numpy as np
     >>> from trvae_scvi.metrics import log_normalize, noise_ceiling
     >>> rng = np.random.default_rng(0)
-    >>> real, control = (log_normalize(rng.poisson(mean, size=(90, 3))) for mean in ([5, 9, 50], [9, 5, 50]))
-    >>> noise_ceiling(real, control, n_top_genes=2).columns.tolist()
-    ['genes', 'metric', 'value', 'std']
+    >>> means = [5, 9, 50], [9, 5, 50], [9, 5, 50]
+    >>> real, control, source = (log_normalize(rng.poisson(mean, size=(90, 3))) for mean in means)
+    >>> noise_ceiling(real, control, source, n_top_genes=2).columns.tolist()
+    ['genes', 'metric', 'value', 'std', 'note']
     """
-    _check_metrics(metrics)
-    real, control = as_matrices([real, control], ["real", "control"])
-    if len(real) < 4:
-        msg = f"Expected at least 4 real cells, 2 in each half, found {len(real)}."
+    if n_cells is not None and n_cells < 2:
+        msg = f"Expected `n_cells` to be at least 2 or None, found {n_cells}."
         raise ValueError(msg)
-    if n_splits < 1:
-        msg = f"Expected `n_splits` to be at least 1, found {n_splits}."
-        raise ValueError(msg)
-    gene_sets = _gene_sets(control, real, n_top_genes)
-    rng = np.random.default_rng(seed)
-    splits = []
-    for _ in range(n_splits):
-        order = rng.permutation(len(real))
-        half, other = real[order[: len(real) // 2]], real[order[len(real) // 2 :]]
-        splits.append(_scored(half, other, control, gene_sets, metrics, max_cells, seed))
-    values = pd.concat(splits).groupby(["genes", "metric"], sort=False)["value"]
-    return values.agg(value="mean", std="std").reset_index()
+    options: dict[str, Any] = {
+        "n_top_genes": n_top_genes,
+        "n_splits": n_splits,
+        "max_cells": max_cells,
+        "metrics": metrics,
+    }
+    arrays = _checked({"real": real, "control": control, "source": source}, expected, **options)
+    *cells, expected = (arrays[name] for name in ("real", "control", "source", "expected"))
+    return Scorer(*cells, expected=expected, n_cells=n_cells, seed=seed, **options).ceiling()
 
 
-def _gene_sets(control: np.ndarray, real: np.ndarray, n_top_genes: int) -> dict[str, Any]:
-    n_top_genes = min(n_top_genes, real.shape[1])
-    top = responsive_genes(control, real, n_genes=n_top_genes)
-    return {"all": slice(None), f"top{n_top_genes}": top}
+def _checked(
+    cells: Mapping[str, Any],
+    expected: Any,
+    *,
+    n_top_genes: int,
+    n_splits: int,
+    max_cells: int | None,
+    metrics: Sequence[str],
+) -> dict[str, Any]:
+    """Check what is to be scored; give the matrices, dense, and the mean response."""
+    check_metrics(metrics)
+    check_max_cells(max_cells)
+    for name, number in (("n_top_genes", n_top_genes), ("n_splits", n_splits)):
+        if number < 1:
+            msg = f"Expected `{name}` to be at least 1, found {number}."
+            raise ValueError(msg)
+    there = {name: values for name, values in cells.items() if values is not None}
+    arrays: dict[str, Any] = dict.fromkeys(("control", "source", "expected"))
+    arrays |= dict(zip(there, as_matrices(list(there.values()), list(there)), strict=True))
+    for name, least, what in (("pred", 2, ""), ("real", 4, ", 2 in each half"), ("control", 2, "")):
+        if arrays.get(name) is not None and len(arrays[name]) < least:
+            msg = f"Expected at least {least} cells in `{name}`{what}, found {len(arrays[name])}."
+            raise ValueError(msg)
+    if expected is not None:
+        arrays["expected"] = checked_response(expected, arrays["real"].shape[1])
+    return arrays
 
 
-def _check_metrics(metrics: Sequence[str]) -> None:
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raise a ValueError unless these are names of metrics, each once."""
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     unknown = [name for name in names if name not in METRICS]
     if unknown:
@@ -191,22 +209,3 @@ def _check_metrics(metrics: Sequence[str]) -> None:
     if isinstance(metrics, str) or len(set(names)) != len(names):
         msg = f"Expected a sequence of metrics, each once, found {metrics!r}."
         raise ValueError(msg)
-
-
-def _scored(
-    pred: np.ndarray,
-    real: np.ndarray,
-    control: np.ndarray,
-    gene_sets: Mapping[str, Any],
-    metrics: Sequence[str],
-    max_cells: int | None,
-    seed: int | None,
-) -> pd.DataFrame:
-    rows = []
-    for name, genes in gene_sets.items():
-        further = {"control": control[:, genes], "max_cells": max_cells, "seed": seed}
-        for metric in metrics:
-            function = _FUNCTIONS[metric]
-            taken = {key: further[key] for key in inspect.signature(function).parameters if key in further}
-            rows.append((name, metric, function(pred[:, genes], real[:, genes], **taken)))
-    return pd.DataFrame(rows, columns=["genes", "metric", "value"])

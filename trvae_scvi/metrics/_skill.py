@@ -1,46 +1,65 @@
-"""Scores on a common scale: 0 is as good as a trivial baseline, 1 as good as noise allows.
+"""Scores on a common scale: 0 is as good as the best trivial prediction, 1 as good as noise allows.
 
-Works on the tidy tables of `_score`; knows neither cells nor genes.
+Works on the tidy tables of `_scorer`; knows neither cells nor genes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from ._score import HIGHER_IS_BETTER, METRICS, SKILL_METRICS
+from ._scorer import HIGHER_IS_BETTER, METRICS, SKILL_METRICS
 
-__all__ = ["mean_skill", "skill"]
+__all__ = ["headline_skill", "skill"]
 
 _KEYS = ["genes", "metric"]
-_SIGN = {metric: 1.0 if higher else -1.0 for metric, higher in HIGHER_IS_BETTER.items()}
-# Below so many standard deviations the gap between reference and ceiling is noise, and dividing by it makes more.
-_CLEAR_GAP = 3.0
+_JUDGED = {metric for metrics in SKILL_METRICS.values() for metric in metrics}
+# Closer together than so many standard errors, ceiling and reference are not told apart.
+_CLEAR_GAP = 2.0
+_NO_ROOM = "no room above the best trivial prediction that noise would let be seen"
 
 
-def skill(scores: pd.DataFrame, *, reference: pd.DataFrame, ceiling: pd.DataFrame) -> pd.DataFrame:
-    """Place every score between a reference prediction's (0) and the noise ceiling (1).
+def skill(
+    scores: pd.DataFrame, *, reference: pd.DataFrame | Sequence[pd.DataFrame], ceiling: pd.DataFrame
+) -> pd.DataFrame:
+    """Place every score between the best reference prediction's (0) and the noise ceiling's (1).
 
     skill = (value - reference) / (ceiling - reference), the same for metrics where a lower value is the better one. It
     is not clipped: a prediction worse than the reference has a negative skill.
 
+    Where ceiling and reference are less than two standard errors of their difference apart there is no room to see that
+    anything is better than the reference: a skill would be one noise divided by another, and has no value. What is
+    worse than the reference by more than two standard errors fails there all the same, and has a skill of -1: else a
+    prediction that fails a metric would be spared it wherever a trivial one is as good as can be.
+
     Parameters
     ----------
     scores
-        Tidy table with the columns `genes`, `metric` and `value`, one row each: of one prediction, as
+        Tidy table with the columns `genes`, `metric`, `value` and `std`, one row each: of one prediction, as
         :func:`~trvae_scvi.metrics.score_arrays` returns it.
     reference
-        The same for the reference, as a rule the "mean shift" baseline. More rows than in `scores` are ignored.
+        The same for a trivial prediction, or for several: then the best of them in each metric is what counts, so that
+        none of them has a skill above 0. More rows than in `scores` are ignored.
     ceiling
-        The same for :func:`~trvae_scvi.metrics.noise_ceiling`. Its column `std`, if there, says how certain it is.
+        The same for :func:`~trvae_scvi.metrics.noise_ceiling`.
 
     Returns
     -------
-    One row per row of `scores`, in that order, with the columns `genes`, `metric` and `skill`. NaN where the skill is
-    undefined: the reference is as good as the ceiling or better, the two are less than three `std` of the ceiling
-    apart, one of them has no value, or the metric has no direction (it is not in `HIGHER_IS_BETTER`). Where both have a
-    value and the prediction's correlation has none, the prediction is constant over genes and counts as a correlation
-    of 0: else a prediction without any variance would be spared the metric that it fails.
+    One row per row of `scores`, in that order, with the columns
+
+    ``genes``, ``metric``
+        As in `scores`.
+    ``skill``
+        NaN where there is no room, or the reference or the ceiling has no value. Where only the prediction has none it
+        is constant over genes, and counts as a correlation of 0: else it would be spared the metric that it fails.
+    ``skill_std``
+        Standard error of the skill that the numbers of cells leave, from the `std` of the three scores as if these were
+        independent; they share the real cells, which makes it rather too large than too small.
+    ``note``
+        Why the skill is NaN or, without room, -1; empty otherwise.
 
     Raises
     ------
@@ -53,70 +72,96 @@ def skill(scores: pd.DataFrame, *, reference: pd.DataFrame, ceiling: pd.DataFram
     --------
     >>> import pandas as pd
     >>> from trvae_scvi.metrics import skill
-    >>> table = pd.DataFrame({"genes": ["all"], "metric": ["mse_means"], "value": [0.5]})
+    >>> table = pd.DataFrame({"genes": ["all"], "metric": ["mse_means"], "value": [0.5], "std": [0.01]})
     >>> skill(table, reference=table.assign(value=2.0), ceiling=table.assign(value=0.0))["skill"].tolist()
     [0.75]
     """
-    value, of_reference = _by_key(scores, "scores")["value"], _by_key(reference, "reference")
-    of_ceiling = _by_key(ceiling, "ceiling")
-    for name, table in (("reference", of_reference), ("ceiling", of_ceiling)):
-        absent = value.index.difference(table.index)
-        if len(absent):
-            msg = f"Expected every pair of genes and metric of `scores` in `{name}` too, found none for {list(absent)}."
-            raise ValueError(msg)
-    of_reference, of_ceiling = of_reference.reindex(value.index), of_ceiling.reindex(value.index)
-    metric = value.index.get_level_values("metric")
-    sign = pd.Series([_SIGN.get(name, np.nan) for name in metric], index=value.index)
-    gap = of_ceiling["value"] - of_reference["value"]
-    defined = sign * gap > 0
-    if "std" in of_ceiling.columns:
-        # A NaN, from a single split, hides nothing.
-        defined &= ~(gap.abs() < _CLEAR_GAP * of_ceiling["std"])
-    value = value.where(value.notna() | ~(sign > 0), 0.0)
-    return ((value - of_reference["value"]) / gap).where(defined).rename("skill").reset_index()
+    several = [reference] if isinstance(reference, pd.DataFrame) else list(reference)
+    own = _by_key(scores, "scores")
+    of_ceiling, *of_references = (
+        _reindexed(table, name, own.index)
+        for table, name in [(ceiling, "ceiling"), *((table, "reference") for table in several)]
+    )
+    higher = own.index.get_level_values("metric").map(HIGHER_IS_BETTER).to_numpy(dtype=bool)
+    best = _best(of_references, np.where(higher, 1.0, -1.0))
+    value, top, bottom = (frame["value"].to_numpy() for frame in (own, of_ceiling, best))
+    value = np.where(np.isnan(value) & higher, 0.0, value)
+    # a single split has no standard deviation, and hides nothing
+    error, of_top, of_bottom = (np.nan_to_num(frame["std"].to_numpy()) for frame in (own, of_ceiling, best))
+    gain, gap = (np.where(higher, of - bottom, bottom - of) for of in (value, top))
+    least = np.maximum(_CLEAR_GAP * np.hypot(of_top, of_bottom), np.finfo(float).tiny)
+    room, fails = gap >= least, -gain > np.maximum(least, _CLEAR_GAP * np.hypot(error, of_bottom))
+    width = np.where(room, gap, least)
+    found = np.where(room, gain / width, np.where(fails, -1.0, np.nan))
+    share = np.clip(found, 0, 1)
+    spread = np.sqrt(error**2 + ((1 - share) * of_bottom) ** 2 + (share * of_top) ** 2) / width
+    why = of_ceiling["note"].where(of_ceiling["note"] != "", best["note"])
+    note = np.where(room, "", why.where(why != "", _NO_ROOM))
+    return own.index.to_frame(index=False).assign(skill=found, skill_std=spread, note=note)
 
 
-def mean_skill(skill_frame: pd.DataFrame) -> float:
-    """One number for a prediction: its skills clipped to [-1, 1] and averaged.
+def headline_skill(skills: pd.DataFrame) -> float:
+    """One number for a prediction: the lower of its skills in the mean response and in the distribution of cells.
 
-    The clipping keeps one metric with a narrow gap between reference and ceiling from deciding alone.
+    Each of the two is the mean over the metrics of `SKILL_METRICS` and the sets of genes, every skill clipped to
+    [-1, 1], so that no metric decides alone. The lower one counts, since the two cannot stand in for each other: the
+    right mean without the variation of cells is no prediction of cells.
 
     Parameters
     ----------
-    skill_frame
-        What :func:`~trvae_scvi.metrics.skill` returns. Only the metrics of `SKILL_METRICS` are averaged, so that the
-        number is the same whatever else was computed; all rows if there is no column `metric`. Undefined skills (NaN)
-        are left out.
+    skills
+        What :func:`~trvae_scvi.metrics.skill` returns. Metrics that are not in `SKILL_METRICS` are left out, and so are
+        skills without a value; where one of the two has none, the other one counts.
 
     Returns
     -------
-    A number from -1 to 1; NaN if no skill is defined.
+    A number from -1 to 1; NaN if no skill has a value.
 
     Raises
     ------
     KeyError
-        If there is no column `skill`.
+        If there is no column `metric` or `skill`.
 
     Examples
     --------
     >>> import pandas as pd
-    >>> from trvae_scvi.metrics import mean_skill
-    >>> mean_skill(pd.DataFrame({"skill": [0.5, -3.0, float("nan")]}))
+    >>> from trvae_scvi.metrics import headline_skill
+    >>> metrics = ["mse_means", "partial_pearson", "energy_distance", "mse_stds"]
+    >>> headline_skill(pd.DataFrame({"metric": metrics, "skill": [0.9, 0.7, -3.0, 0.5]}))
     -0.25
     """
-    if "skill" not in skill_frame.columns:
-        msg = f"Expected a column 'skill', found {list(skill_frame.columns)}. Pass the result of `skill`."
+    missing = [name for name in ("metric", "skill") if name not in skills.columns]
+    if missing:
+        msg = f"Expected the columns 'metric' and 'skill', found no {missing}. Pass the result of `skill`."
         raise KeyError(msg)
-    if "metric" in skill_frame.columns:
-        skill_frame = skill_frame[skill_frame["metric"].isin(SKILL_METRICS)]
-    return float(skill_frame["skill"].clip(-1, 1).mean())
+    clipped = skills["skill"].clip(-1, 1)
+    if not clipped[skills["metric"].map(lambda metric: metric in _JUDGED)].notna().any():
+        return float("nan")
+    return float(np.nanmin([clipped[skills["metric"].isin(names)].mean() for names in SKILL_METRICS.values()]))
+
+
+def _best(tables: Sequence[pd.DataFrame], sign: np.ndarray) -> pd.DataFrame:
+    """Row by row, the table with the best value."""
+    signed = np.array([sign * table["value"].to_numpy() for table in tables])
+    which = np.where(np.isnan(signed), -np.inf, signed).argmax(axis=0)
+    columns = {name: [tables[w][name].iloc[row] for row, w in enumerate(which)] for name in ("value", "std", "note")}
+    return pd.DataFrame(columns, index=tables[0].index)
+
+
+def _reindexed(frame: pd.DataFrame, name: str, index: pd.Index) -> pd.DataFrame:
+    table = _by_key(frame, name)
+    absent = index.difference(table.index)
+    if len(absent):
+        msg = f"Expected every pair of genes and metric of `scores` in `{name}` too, found none for {list(absent)}."
+        raise ValueError(msg)
+    return table.reindex(index)
 
 
 def _by_key(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return a tidy table's numbers, indexed by genes and metric; raise KeyError or ValueError if it is not tidy."""
-    missing = [column for column in (*_KEYS, "value") if column not in frame.columns]
+    """Return a tidy table's scores, indexed by genes and metric; raise KeyError or ValueError if it is not tidy."""
+    missing = [column for column in (*_KEYS, "value", "std") if column not in frame.columns]
     if missing:
-        msg = f"Expected the columns 'genes', 'metric' and 'value' in `{name}`, found no {missing}."
+        msg = f"Expected the columns 'genes', 'metric', 'value' and 'std' in `{name}`, found no {missing}."
         raise KeyError(msg)
     unknown = sorted(set(frame["metric"]) - set(METRICS))
     if unknown:
@@ -126,5 +171,5 @@ def _by_key(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         pairs = list(frame.loc[frame.duplicated(_KEYS), _KEYS].itertuples(index=False, name=None))
         msg = f"Expected one row per genes and metric in `{name}`, found several for {pairs}. Pass one method's rows."
         raise ValueError(msg)
-    numbers = [column for column in ("value", "std") if column in frame.columns]
-    return frame.set_index(_KEYS)[numbers].astype(float)
+    note: Any = frame["note"].fillna("") if "note" in frame.columns else ""
+    return frame.assign(note=note).set_index(_KEYS)[["value", "std", "note"]].astype({"value": float, "std": float})

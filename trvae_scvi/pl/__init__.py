@@ -11,6 +11,7 @@ from ._latent import latent_umap, latent_umap_frame
 from ._regression import reg_mean, reg_var, regression_fit, regression_frame
 from ._response import response, response_frame
 from ._scores import score_table, scores
+from ._skill_intervals import skill_intervals
 from ._violin import violin, violin_frame
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "score_heatmap_frame",
     "score_table",
     "scores",
+    "skill_intervals",
     "training",
     "training_frame",
     "violin",

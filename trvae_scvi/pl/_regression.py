@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import r2_score
 
 from trvae_scvi.metrics._anndata import check_same_genes, comparison_matrix
-from trvae_scvi.metrics._array import determination, pearson
+from trvae_scvi.metrics._array import pearson
 
 from ._labels import label_points
 from ._style import OKABE_ITO, new_axes, shown
@@ -117,7 +118,7 @@ def regression_fit(frame: pd.DataFrame) -> pd.Series:
     finite = bool(np.isfinite(real).all() and np.isfinite(predicted).all())
     values = {
         "squared_pearson": pearson(real, predicted) ** 2 if finite else np.nan,
-        "coefficient_of_determination": determination(predicted, real) if finite else np.nan,
+        "coefficient_of_determination": r2_score(real, predicted) if finite and np.ptp(real) > 0 else np.nan,
     }
     return pd.Series(values, dtype=float)
 

@@ -1,0 +1,234 @@
+"""What a table of scores says on the whole: one line a method with its uncertainty, and which metrics tell anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from trvae_scvi._arguments import check_integer, check_number
+from trvae_scvi.metrics import HIGHER_IS_BETTER, SKILL_METRICS
+
+from ._comparison import CEILING, TRIVIAL
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+__all__ = ["holdout_skills", "metric_ranges", "summarize"]
+
+_HOLDOUT = ["group", "target"]
+_FAMILY = {metric: family for family, metrics in SKILL_METRICS.items() for metric in metrics}
+
+
+def summarize(table: pd.DataFrame, *, level: float = 0.9, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """One line a method: its headline skill over all hold-outs, and how uncertain that is.
+
+    Parameters
+    ----------
+    table
+        What :func:`~trvae_scvi.benchmark.leave_one_group_out` returns.
+    level
+        Probability of the interval.
+    n_bootstrap
+        Number of replicates: groups are drawn with replacement, the same ones for all methods, and every skill is moved
+        by what the numbers of its cells leave open.
+    seed
+        Seeds them.
+
+    Returns
+    -------
+    One row per method, in the order of the table, with the columns
+
+    ``method``
+        Its name.
+    ``skill``
+        Mean over the groups of its :func:`~trvae_scvi.metrics.headline_skill`, over targets and seeds first. Where it
+        has no value, for lack of room above the trivial predictions, it counts as 0: as good as these.
+    ``lower``, ``upper``
+        The interval: where the mean over other groups, and other cells, of this kind may lie. With fewer than about
+        five groups it is too narrow, as any interval from so few would be.
+    ``mean_response``, ``distribution``
+        The two parts, of which the headline skill of a hold-out is the lower one, averaged in the same way.
+    ``rank``
+        Mean :func:`~trvae_scvi.metrics.discrimination` on all genes, 0.5 without any; NaN with fewer than 3 targets.
+    ``above_trivial``
+        Share of hold-outs and seeds in which its headline skill is above that of every trivial prediction.
+    ``n_holdouts``, ``n_without_room``
+        Number of hold-outs, and of those in which the noise ceiling itself has no skill: nothing could be seen to be
+        better than the best trivial prediction.
+
+    Raises
+    ------
+    KeyError
+        If a column is missing.
+    TypeError
+        If a number is none.
+    ValueError
+        If the table is empty or a number is out of its range.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3).adata
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    >>> table = tv.benchmark.leave_one_group_out(adata, **keys, methods={}, progress_bar=False)
+    >>> summary = tv.benchmark.summarize(table).set_index("method")
+    >>> float(summary.loc["noise ceiling", "skill"]), bool(summary.loc["mean shift", "skill"] <= 0)
+    (1.0, True)
+    """
+    check_number("level", level, positive=True, below=1.0)
+    check_integer("n_bootstrap", n_bootstrap, 2)
+    skills = holdout_skills(table)
+    skills[["skill", *_columns()]] = skills[["skill", *_columns()]].fillna(0.0)
+    trivial = skills[skills["method"].isin(TRIVIAL)].groupby(_HOLDOUT, sort=False)["skill"].max()
+    best = skills.join(trivial.rename("best"), on=_HOLDOUT)["best"]
+    skills["above_trivial"] = (skills["skill"] > best).astype(float)
+    ranks = table[(table["metric"] == "discrimination") & (table["genes"] == "all")]
+    by_group = skills.groupby(["method", "group"], sort=False, observed=True)
+    columns = ["skill", *_columns()]
+    means = by_group[columns].mean().groupby("method", sort=False)[columns].mean()
+    drawn = _replicates(skills, n_bootstrap, np.random.default_rng(seed))
+    tail = (1 - level) / 2
+    bounds = drawn.quantile([tail, 1 - tail], axis=1).T.set_axis(["lower", "upper"], axis=1)
+    summary = means[["skill"]].join(bounds).join(means[_columns()])
+    summary["rank"] = ranks.groupby("method", sort=False)["value"].mean().reindex(summary.index)
+    summary["above_trivial"] = skills.groupby("method", sort=False)["above_trivial"].mean()
+    ceiling = holdout_skills(table[table["method"] == CEILING])
+    summary["n_without_room"] = int(ceiling["skill"].isna().sum())
+    summary["n_holdouts"] = skills.drop_duplicates(["method", *_HOLDOUT]).groupby("method", sort=False).size()
+    return summary.reset_index()
+
+
+def holdout_skills(table: pd.DataFrame) -> pd.DataFrame:
+    """The headline skill of every method in every hold-out.
+
+    Parameters
+    ----------
+    table
+        What :func:`~trvae_scvi.benchmark.leave_one_group_out` returns.
+
+    Returns
+    -------
+    One row per method, hold-out and seed with the columns `method`, `group`, `target`, `seed`, `skill`, `mean_response`
+    and `distribution` (see :func:`~trvae_scvi.metrics.headline_skill`) and `skill_std`: the standard error that the
+    numbers of cells leave, as if all metrics erred alike, which makes it rather too large than too small.
+
+    Raises
+    ------
+    KeyError
+        If a column is missing.
+    ValueError
+        If the table is empty.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3).adata
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    >>> table = tv.benchmark.leave_one_group_out(adata, **keys, methods={}, progress_bar=False)
+    >>> len(tv.benchmark.holdout_skills(table)) == 3 * table["method"].nunique()
+    True
+    """
+    keys = ["method", *_HOLDOUT, "seed"]
+    missing = [name for name in (*keys, "metric", "skill", "skill_std") if name not in table.columns]
+    if missing or table.empty:
+        msg = f"Expected a table of `leave_one_group_out`, found {len(table)} rows without the columns {missing}."
+        raise (KeyError if missing else ValueError)(msg)
+    rows = table.assign(family=table["metric"].map(_FAMILY), skill=table["skill"].clip(-1, 1)).dropna(subset="family")
+    parts = rows.groupby([*keys, "family"], sort=False, observed=True)[["skill", "skill_std"]].mean()
+    wide = parts.unstack("family").reindex(rows.set_index(keys).index.unique())
+    values, errors = (
+        wide["skill"].reindex(columns=list(SKILL_METRICS)),
+        wide["skill_std"].reindex(columns=list(SKILL_METRICS)),
+    )
+    lower = (values.iloc[:, 0] <= values.iloc[:, 1]) | values.iloc[:, 1].isna()
+    std = errors.iloc[:, 0].where(lower, errors.iloc[:, 1])
+    found = values.set_axis(_columns(), axis=1).assign(skill=values.min(axis=1), skill_std=std)
+    return found.reset_index()[[*keys, "skill", *_columns(), "skill_std"]]
+
+
+def metric_ranges(table: pd.DataFrame) -> pd.DataFrame:
+    """Which metrics tell a good prediction from none on these data, and which of them trivial predictions exhaust.
+
+    Parameters
+    ----------
+    table
+        What :func:`~trvae_scvi.benchmark.leave_one_group_out` returns.
+
+    Returns
+    -------
+    One row per set of genes and metric with the columns `genes`, `metric`, then means over the hold-outs:
+
+    ``no_change``, ``mean_shift``, ``ceiling``
+        Their scores.
+    ``range``
+        Distance of no change from the ceiling in standard errors of that distance, median over the hold-outs: below 2
+        the metric sees no effect.
+    ``saturation``
+        Share of that distance which the best trivial prediction has covered already, median over the hold-outs with a
+        range of at least 2: at 1 there is nothing left to tell predictions apart by.
+
+    Raises
+    ------
+    KeyError
+        If a column is missing.
+    ValueError
+        If the table is empty.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3).adata
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    >>> table = tv.benchmark.leave_one_group_out(adata, **keys, methods={}, progress_bar=False)
+    >>> tv.benchmark.metric_ranges(table).columns.tolist()[2:]
+    ['no_change', 'mean_shift', 'ceiling', 'range', 'saturation']
+    """
+    keys = ["genes", "metric", *_HOLDOUT]
+    missing = [name for name in ("method", *keys, "value", "std") if name not in table.columns]
+    if missing or table.empty:
+        msg = f"Expected a table of `leave_one_group_out`, found {len(table)} rows without the columns {missing}."
+        raise (KeyError if missing else ValueError)(msg)
+    kept = table[table["method"].isin([*TRIVIAL, CEILING])]
+    wide = kept.pivot_table(index=keys, columns="method", values=["value", "std"], sort=False, dropna=False)
+    value, std = wide["value"], wide["std"]
+    sign = np.where(value.index.get_level_values("metric").map(HIGHER_IS_BETTER), 1.0, -1.0)
+    whole = sign * (value[CEILING] - value["no change"])
+    best = value[list(TRIVIAL)].mul(sign, axis=0).max(axis=1)
+    reach = whole / np.hypot(std[CEILING], std["no change"])
+    covered = ((best - sign * value["no change"]) / whole).where(reach >= 2)
+    frame = pd.DataFrame(
+        {
+            "no_change": value["no change"],
+            "mean_shift": value["mean shift"],
+            "ceiling": value[CEILING],
+            "range": reach,
+            "saturation": covered,
+        }
+    ).groupby(["genes", "metric"], sort=False)
+    means, medians = frame[["no_change", "mean_shift", "ceiling"]].mean(), frame[["range", "saturation"]].median()
+    return means.join(medians).reset_index()
+
+
+def _columns() -> list[str]:
+    """Names of the two parts of the headline skill as columns."""
+    return [family.replace(" ", "_") for family in SKILL_METRICS]
+
+
+def _replicates(skills: pd.DataFrame, n_replicates: int, rng: np.random.Generator) -> pd.DataFrame:
+    """Bootstrap the mean over groups: methods x replicates."""
+    keys = ["method", "group"]
+    value = skills.groupby(keys, sort=False, observed=True)["skill"].mean().unstack("group")
+    # errors of the numbers of cells, which the seeds of one hold-out share and its targets in part: taken as shared
+    error = skills.groupby(keys, sort=False, observed=True)["skill_std"].mean().unstack("group").reindex_like(value)
+    value = value.reindex(skills["method"].unique())
+    error = error.reindex(value.index).fillna(0.0)
+    groups: list[Hashable] = list(value.columns)
+    drawn = {}
+    for replicate in range(n_replicates):
+        which = rng.integers(len(groups), size=len(groups))
+        noise = rng.standard_normal(len(groups))
+        moved = value.to_numpy()[:, which] + error.to_numpy()[:, which] * noise
+        drawn[replicate] = np.nanmean(moved, axis=1) if len(groups) else np.nan
+    return pd.DataFrame(drawn, index=value.index)
