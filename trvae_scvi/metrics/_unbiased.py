@@ -31,9 +31,9 @@ def unbiased_capped_mse(pred: Any, real: Any, control: Any) -> float:
 
     Returns
     -------
-    0 is the truth and 1 is no change, whatever the numbers of cells: a number without unit and without bounds. It
-    scatters around 0 for a perfect prediction and can be slightly negative. NaN if the corrected effect is not above
-    0: there is none that could be told from noise.
+    0 is the truth and 1 is no change, on average and whatever the numbers of cells, as long as the cap does not bind: a
+    number without unit and without bounds. It scatters around 0 for a perfect prediction and can be slightly negative.
+    NaN if the corrected effect is not above 0: there is none that could be told from noise.
 
     Raises
     ------
@@ -43,18 +43,19 @@ def unbiased_capped_mse(pred: Any, real: Any, control: Any) -> float:
 
     Notes
     -----
-    Blind to anything but means. Predicted cells that are too few or too scattered (beyond the cap) score above 1 where
-    they predict no change. Predicted cells that scatter although their mean is pinned are rewarded: cell-eval2 also
-    limits the sum of the corrections by the differences between the predicted perturbations, which needs many of them;
-    its score of several perturbations is the ratio of the sums, not the mean of ratios. Its default on counts also
-    compares logarithms of sums over cells instead of means of logarithms, so that its numbers differ from these.
+    Blind to anything but means. Where the cap binds, because the predicted cells are fewer than the real ones or more
+    scattered, no change scores above 1 and the truth above 0. Predicted cells that scatter although their mean is
+    pinned are rewarded: cell-eval2 also limits the sum of the corrections by the differences between the predicted
+    perturbations, which needs many of them. Its score of several perturbations is the ratio of the sums, not the mean
+    of ratios. By default it compares logarithms of sums of counts over cells instead of means of logarithms, so that
+    its numbers differ from these.
 
     Examples
     --------
     >>> from trvae_scvi.metrics import unbiased_capped_mse
     >>> real, control = [[3.0, 1.0], [5.0, 1.0]], [[0.0, 1.0], [2.0, 1.0]]
-    >>> unbiased_capped_mse([[4.0, 1.0]], real, control), unbiased_capped_mse([[1.0, 1.0]], real, control)
-    (-0.14285714285714285, 1.1428571428571428)
+    >>> [round(unbiased_capped_mse([[mean, 1.0]], real, control), 2) for mean in (4.0, 1.0)]
+    [-0.14, 1.14]
     """
     error, effect = unbiased_errors(pred, real, control)
     return error / effect if effect > 0 else float("nan")
