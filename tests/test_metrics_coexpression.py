@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse, stats
 
 from trvae_scvi import metrics as m
-from trvae_scvi.metrics._coexpression import correlation_agreement
+from trvae_scvi.metrics._coexpression import _responsive, correlation_agreement
 
 
 def draw(loadings, n, seed):
@@ -47,6 +47,13 @@ def test_genes_are_those_that_change_the_most(kinds):
     found = m.coexpression_agreement(*kinds_of(kinds), n_genes=20)
     assert found == pytest.approx(expected, abs=1e-6)
     assert found != pytest.approx(m.coexpression_agreement(*kinds_of(kinds)), abs=1e-3)
+
+
+@pytest.mark.parametrize(("rare", "first"), [(0.3, 0), (0.2, 1)])
+def test_rare_genes_change_less_than_their_ratios_say(rare, first):
+    # log2(1.3) > log2(31 / 25) > log2(1.2)
+    real, control = (np.log1p(np.tile(row, (10, 1))) for row in ([rare, 30.0, 5.0], [0.0, 24.0, 5.0]))
+    assert _responsive(real, control, 2, 1).tolist() == [first, 1 - first]
 
 
 def kinds_of(kinds):

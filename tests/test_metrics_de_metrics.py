@@ -56,7 +56,7 @@ def test_order_of_predictions(cells):
 
 def test_a_change_within_rounding_is_none(cells):
     _, real, source, control = cells
-    shuffled = source[::-1] * (1 + 1e-12)
+    shuffled = source[::-1].astype(float) + 1e-12
     assert m.direction_reach(shuffled, real, source, control, method="t-test") == 0
     predicted, _ = change_tables(shuffled, real, source, control)
     assert (predicted["log_fc"] == 0).all()

@@ -97,7 +97,13 @@ def test_what_is_no_number_earns_nothing():
     assert jaccard_of_tables(predicted, real) == 0.5
     # called first they would spoil every prefix; a change of no number is not called
     assert reach_of_tables(predicted, real) == 0.5
-    assert reach_of_tables(predicted.assign(p=[np.nan] * 12, p_adj=[np.nan] * 12), real) == 0.5
+    assert reach_of_tables(predicted.assign(p_adj=[1e-9] * 6 + [0.2] * 6), real) == 0.5
+    # of equal p values, a change of no number is the last
+    assert reach_of_tables(predicted.assign(p=1.0, p_adj=1.0), real) == 0.5
+    # wrong directions without a p value are the last
+    wrong = table([-1.0] * 6 + [1.0] * 6, [np.nan] * 6 + [0.9] * 6)
+    assert reach_of_tables(wrong, real) == 0.5
+    assert reach_of_tables(wrong.assign(p_adj=1.0), real) == 0.5
     # a gene that is found nowhere but here has an infinite ratio, which has a direction
     infinite = real.assign(log_fc=np.inf)
     assert fidelity_of_tables(infinite, infinite) == reach_of_tables(infinite, infinite) == 1

@@ -114,8 +114,8 @@ def correlation_agreement(pred: np.ndarray, real: np.ndarray) -> float:
 
 
 def _responsive(real: np.ndarray, control: np.ndarray, n_genes: int, min_expressing: int) -> np.ndarray:
-    """Columns of the expressed genes with the largest fold change, in the order of the columns."""
+    """Columns of the expressed genes with the largest fold change, the largest first."""
     target, reference = (np.expm1(cells.astype(np.float64)).mean(axis=0) for cells in (real, control))
     expressed = np.flatnonzero((real != 0).sum(axis=0) >= min_expressing)
     change = np.abs(np.log2((target[expressed] + 1) / (reference[expressed] + 1)))
-    return np.sort(expressed[np.argsort(-change, kind="stable")[:n_genes]])
+    return expressed[np.argsort(-change, kind="stable")[:n_genes]]

@@ -35,7 +35,8 @@ def lfc_nmae(
 
     ``sum |predicted - real| / sum |real|``, `de_wilcoxon_lfc_nmae` of cell-eval2. The log fold change is that of
     :func:`~trvae_scvi.metrics.de_genes`, a difference of mean log-normalised values; that package's is a ratio of mean
-    counts per million.
+    counts per million. It also corrects Wilcoxon's test for ties and leaves out genes that are rare in control, so that
+    all metrics of DE genes agree with its own on the same tables, not on the same cells.
 
     Parameters
     ----------

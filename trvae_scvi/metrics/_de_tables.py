@@ -83,10 +83,10 @@ def reach_of_tables(
     significant = _significant(real, alpha)
     if not significant.any():
         return _NAN
-    p_adj, p = (np.nan_to_num(predicted[name].to_numpy(float), nan=np.inf) for name in ("p_adj", "p"))
+    p_adj, p = (np.nan_to_num(x, nan=np.inf) for x in (_p_adj(predicted), predicted["p"].to_numpy(float)))
     size = np.nan_to_num(np.abs(predicted["log_fc"].to_numpy(float)), nan=-np.inf, posinf=np.inf)
     # The last key is the first to sort by; lexsort keeps ties in the order of the genes.
-    order = np.lexsort((-size, p, p_adj, ~_significant(predicted, alpha)))
+    order = np.lexsort((-size, p, p_adj))
     order = order[significant[order]]
     depth = np.cumsum(_has_direction(real)[order])
     n_right = np.cumsum(_right(predicted, real)[order])
@@ -125,9 +125,13 @@ def _check_tables(predicted: pd.DataFrame, real: pd.DataFrame, alpha: float) -> 
         raise ValueError(msg)
 
 
+def _p_adj(table: pd.DataFrame) -> np.ndarray:
+    """Adjusted p values; 1 where the change is no number."""
+    return np.where(np.isnan(table["log_fc"].to_numpy(float)), 1.0, table["p_adj"].to_numpy(float))
+
+
 def _significant(table: pd.DataFrame, alpha: float) -> np.ndarray:
-    """Whether a gene's adjusted p value is below `alpha`; not where the change is no number."""
-    return (table["p_adj"].to_numpy(float) < alpha) & ~np.isnan(table["log_fc"].to_numpy(float))
+    return _p_adj(table) < alpha
 
 
 def _has_direction(table: pd.DataFrame) -> np.ndarray:

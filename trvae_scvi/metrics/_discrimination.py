@@ -168,5 +168,5 @@ def _distances(x: np.ndarray, y: np.ndarray, distance: Distance) -> np.ndarray:
     for changes in (x, y):
         length = np.linalg.norm(changes, axis=1, keepdims=True)
         none = np.abs(changes).max(axis=1, keepdims=True) <= NO_CHANGE
-        units.append(np.where(none, 0.0, changes / np.where(none, 1.0, length)))
+        units.append(changes / np.where(none, 1.0, length))
     return 1 - units[0] @ units[1].T
