@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from trvae_scvi._arguments import check_integer
-from trvae_scvi.metrics import comparison_matrix, skill
+from trvae_scvi.metrics import comparison_matrix, energy_test, skill
 from trvae_scvi.metrics._anndata import check_same_genes
 from trvae_scvi.metrics._matrix import gene_means
 from trvae_scvi.metrics._score import check_metrics
@@ -35,6 +35,8 @@ TRIVIAL = ("no change", "mean of others", "mean shift")
 CEILING = "noise ceiling"
 
 _N_SPLITS = 10
+# of the test whether there is any effect
+_N_PERMUTATIONS, _MAX_CELLS = 199, 500
 
 
 class Split(NamedTuple):
@@ -119,7 +121,7 @@ def compute(
     Returns
     -------
     The job and its table, with the columns of :func:`~trvae_scvi.metrics.score_arrays` and `seconds`; for baselines and
-    ceiling also `method`.
+    ceiling also `method` and `effect_p`.
     """
     try:
         split = Split.of(cells, **keys, group=job.group, target=job.target, seed=job.seed or 0)
@@ -145,20 +147,25 @@ def _references(split: Split, **scoring: Any) -> pd.DataFrame:
     """Score the baselines and the noise ceiling."""
     scorer, methods = split.scorer(**scoring), baselines_for(split.holdout.counts)
     frames = [_scored(scorer, method, split).assign(method=name) for name, method in methods.items()]
-    return pd.concat([*frames, scorer.ceiling().assign(method=CEILING)], ignore_index=True)
+    controls = [split.matrix(cells) for cells in (split.holdout.control, split.truth.control) if cells.n_obs]
+    effect = energy_test(
+        split.matrix(split.truth.real), np.vstack(controls), n_permutations=_N_PERMUTATIONS, max_cells=_MAX_CELLS
+    )
+    table = pd.concat([*frames, scorer.ceiling().assign(method=CEILING)], ignore_index=True)
+    return table.assign(effect_p=effect.p_value)
 
 
 def with_skill(frames: Iterable[pd.DataFrame], references: pd.DataFrame) -> pd.DataFrame:
     """Put scores of predictions and those of the references together, and give all of them their skill."""
     by_method = dict(list(references.groupby("method", sort=False)))
     ends = {"reference": [by_method[name] for name in TRIVIAL], "ceiling": by_method[CEILING]}
-    scored = []
+    scored, effect_p = [], references["effect_p"].iloc[0]
     for frame in (*frames, *by_method.values()):
         frame, skills = frame.reset_index(drop=True), skill(frame, **ends)
         # a score without a value says why itself
         notes = frame["note"].fillna("")
         notes = notes.where(notes != "", skills["note"])
-        scored.append(frame.assign(skill=skills["skill"], skill_std=skills["skill_std"], note=notes))
+        scored.append(frame.assign(skill=skills["skill"], skill_std=skills["skill_std"], note=notes, effect_p=effect_p))
     return pd.concat(scored, ignore_index=True)
 
 
@@ -189,7 +196,9 @@ def compare_predictions(
     -------
     One row for each set of genes and metric, of each method, then of the `BASELINES` and of "noise ceiling", with the
     columns `method`, `genes`, `metric`, `value`, `std`, `skill`, `skill_std` (0 is the best trivial prediction, 1 the
-    ceiling; see :func:`~trvae_scvi.metrics.skill`) and `note`.
+    ceiling; see :func:`~trvae_scvi.metrics.skill`), `note`, and `effect_p`: the p value of
+    :func:`~trvae_scvi.metrics.energy_test` between the real cells and the group's control cells. Where it is large
+    there is no effect to be predicted that these cells would show.
 
     Raises
     ------
@@ -220,7 +229,7 @@ def compare_predictions(
         for name, cells in predictions.items()
     ]
     table = with_skill(frames, _references(split, **scoring))
-    return table[["method", "genes", "metric", "value", "std", "skill", "skill_std", "note"]]
+    return table[["method", "genes", "metric", "value", "std", "skill", "skill_std", "note", "effect_p"]]
 
 
 def _check_predictions(predictions: Mapping[str, AnnData], control: AnnData) -> None:

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["wide_table", "write_report"]
 
-_COLUMNS = ["group", "target", "seed", "method", "genes", "metric", "value", "std", "skill", "skill_std", "note"]
+_KEYS = ["group", "target", "seed", "method", "genes", "metric"]
+_COLUMNS = [*_KEYS, "value", "std", "skill", "skill_std", "note", "effect_p"]
 _PACKAGES = ("trvae-scvi", "scvi-tools", "torch", "anndata", "scanpy", "scikit-learn", "numpy", "pandas")
 _UNDEFINED = "undefined"
+_ALPHA = 0.05
 _ON_RANGES = """
 The range is the distance of no change from the ceiling in standard errors: a metric below 2 sees no effect on these
 data. The saturation is the share of that distance that the best trivial prediction has covered already: near 100 %
@@ -105,7 +107,7 @@ def write_report(
     held_out = table["group"].astype(str) + (" under " + table["target"].astype(str) if several else "")
     table = table.assign(group=held_out)
     sections = [f"<h1>{html.escape(title)}</h1>", "<h2>Headline</h2>", _html(_headline(summary))]
-    sections += [f"<p>{_EXPLANATION.strip()}</p>", _interval_figure(summary)]
+    sections += [_effects(table), f"<p>{_EXPLANATION.strip()}</p>", _interval_figure(summary)]
     sections += ["<h2>Headline skill by hold-out</h2>", _html(_by_holdout(table))]
     sections += ["<h2>Which metrics can be trusted here</h2>", f"<p>{_ON_RANGES.strip()}</p>", _html(_ranges(table))]
     sections += ["<h2>What has no value, and why</h2>", _notes(table), "<h2>Figures</h2>", *_figures(table)]
@@ -139,6 +141,15 @@ def _headline(summary: pd.DataFrame) -> pd.DataFrame:
     shown["above_trivial"] = shown["above_trivial"].map("{:.0%}".format) + " of " + shown["n_holdouts"].astype(str)
     shown = shown[list(_HEADLINE)].rename(columns=_HEADLINE)
     return shown.drop(columns="rank among targets") if summary["rank"].isna().all() else shown
+
+
+def _effects(table: pd.DataFrame) -> str:
+    """In how many hold-outs there is an effect at all."""
+    effects = table.drop_duplicates(["group", "target"])["effect_p"]
+    return (
+        f"<p>The condition changes the real cells in {(effects < _ALPHA).sum()} of {len(effects)} hold-outs "
+        f"(permutation test of the E-distance, p below {_ALPHA}); where it does not, nothing is to be predicted.</p>"
+    )
 
 
 def _by_holdout(table: pd.DataFrame) -> pd.DataFrame:

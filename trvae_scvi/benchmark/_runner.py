@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["leave_one_group_out"]
 
 _KEYS = ["group", "target", "seed", "method", "genes", "metric"]
-_COLUMNS = [*_KEYS, "value", "std", "skill", "skill_std", "note", "seconds"]
+_COLUMNS = [*_KEYS, "value", "std", "skill", "skill_std", "note", "effect_p", "seconds"]
 
 
 def leave_one_group_out(
@@ -107,10 +107,24 @@ def leave_one_group_out(
 
     Returns
     -------
-    One row per hold-out, seed, method, gene set and metric with the columns `group`, `target`, `seed` (the first one
-    for baselines and ceiling), `method`, `genes`, `metric`, `value`, `skill` (0 is the mean shift, 1 the ceiling; see
-    :func:`~trvae_scvi.metrics.skill`) and `seconds` (training and prediction). ``attrs["skipped"]`` lists what was
-    skipped, ``attrs["settings"]`` the arguments.
+    One row per hold-out, seed, method, gene set and metric with the columns
+
+    ``group``, ``target``, ``seed``, ``method``
+        Which prediction; the seed is the first one for baselines and ceiling.
+    ``genes``, ``metric``, ``value``, ``std``
+        Its score and standard error, see :func:`~trvae_scvi.metrics.score_arrays`.
+    ``skill``, ``skill_std``
+        0 is the best trivial prediction, 1 the ceiling; see :func:`~trvae_scvi.metrics.skill`.
+    ``note``
+        Why there is no value or no skill.
+    ``effect_p``
+        p value of :func:`~trvae_scvi.metrics.energy_test` between the real cells and the group's control cells: large
+        where there is no effect to be predicted that these cells would show.
+    ``seconds``
+        Training and prediction.
+
+    ``attrs["skipped"]`` lists what was skipped, ``attrs["settings"]`` the arguments.
+    :func:`~trvae_scvi.benchmark.summarize` makes one line a method of it.
 
     Raises
     ------
@@ -126,8 +140,8 @@ def leave_one_group_out(
     -----
     The error of a method is raised at once; its notes say where it happened, and with `out` nothing that was finished
     is lost. Equal seeds give equal results for equal numbers of threads, which differ with `n_jobs` unless
-    ``OMP_NUM_THREADS`` sets one. Predictions start from all control cells of a group, which the change is measured
-    against, too; see :func:`~trvae_scvi.metrics.pearson_change` for what that does to few cells.
+    ``OMP_NUM_THREADS`` sets one. Some control cells of the group are set aside, see
+    :func:`~trvae_scvi.benchmark.hold_out`: with fewer than 20 there are none, and metrics of change have no value.
 
     Examples
     --------

@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from ._matrix import as_matrices, gene_means, gene_variances
 
-__all__ = ["de_genes", "responsive_genes"]
+__all__ = ["DEMethod", "de_genes", "de_table", "responsive_genes"]
 
 # Keeps the t value of a gene without any variance finite (0 if its means agree).
 T_DENOMINATOR_OFFSET = 1e-9
@@ -106,6 +106,44 @@ def de_genes(cells: Any, control: Any, *, method: DEMethod = "wilcoxon", alpha: 
     >>> np.sign(de_genes(cells, control)["log_fc"]).to_dict()
     {0: -1.0, 1: 1.0}
     """
+    if not 0 < alpha <= 1:
+        msg = f"Expected `alpha` above 0 and at most 1, found {alpha}."
+        raise ValueError(msg)
+    table = de_table(cells, control, method=method)
+    return table.loc[table["p_adj"] < alpha, ["score", "log_fc", "p_adj"]]
+
+
+def de_table(cells: Any, control: Any, *, method: DEMethod = "wilcoxon") -> pd.DataFrame:
+    """Differential expression of every gene of some cells against control, by :func:`scanpy.tl.rank_genes_groups`.
+
+    The whole table of which :func:`de_genes` gives the significant rows; what is said there holds here.
+
+    Parameters
+    ----------
+    cells, control, method
+        As in :func:`de_genes`.
+
+    Returns
+    -------
+    One row per gene, indexed by its column in the arrays, with the columns `score`, `log_fc`, `p` (p value) and
+    `p_adj`.
+
+    Raises
+    ------
+    ValueError
+        If a side has fewer than 2 cells, `method` is unknown, or the arrays are no matrices of finite values with the
+        same number of genes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from trvae_scvi.metrics import de_table, log_normalize
+    >>> rng = np.random.default_rng(0)
+    >>> cells, control = (log_normalize(rng.poisson(mean, size=(90, 3))) for mean in ([5, 9, 50], [9, 5, 50]))
+    >>> table = de_table(cells, control)
+    >>> table.columns.tolist(), (table["p_adj"] >= table["p"]).all().item()
+    (['score', 'log_fc', 'p', 'p_adj'], True)
+    """
     cells, control = as_matrices([cells, control], ["cells", "control"])
     if min(len(cells), len(control)) < 2:
         msg = f"Expected at least 2 cells on either side of a test, found {len(cells)} and {len(control)} in control."
@@ -113,16 +151,13 @@ def de_genes(cells: Any, control: Any, *, method: DEMethod = "wilcoxon", alpha: 
     if method not in get_args(DEMethod):
         msg = f"Expected a `method` out of {list(get_args(DEMethod))}, found {method!r}."
         raise ValueError(msg)
-    if not 0 < alpha <= 1:
-        msg = f"Expected `alpha` above 0 and at most 1, found {alpha}."
-        raise ValueError(msg)
     table = _ranked(cells, control, method)
     table["log_fc"] = (gene_means(cells) - gene_means(control))[table.index]
-    return table.loc[table["p_adj"] < alpha, ["score", "log_fc", "p_adj"]]
+    return table[["score", "log_fc", "p", "p_adj"]]
 
 
 def _ranked(cells: np.ndarray, control: np.ndarray, method: DEMethod) -> pd.DataFrame:
-    """Return scanpy's statistic and adjusted p value of every gene, indexed by the gene's column."""
+    """Return scanpy's statistic and p values of every gene, indexed by the gene's column."""
     adata = AnnData(
         np.vstack([cells, control]),
         obs=pd.DataFrame(
@@ -134,5 +169,6 @@ def _ranked(cells: np.ndarray, control: np.ndarray, method: DEMethod) -> pd.Data
     # scanpy's own fold change, which is not used, is undefined for values below 0.
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         sc.tl.rank_genes_groups(adata, "group", groups=["cells"], reference="control", method=method, use_raw=False)
-    table = sc.get.rank_genes_groups_df(adata, "cells").rename(columns={"scores": "score", "pvals_adj": "p_adj"})
+    names = {"scores": "score", "pvals": "p", "pvals_adj": "p_adj"}
+    table = sc.get.rank_genes_groups_df(adata, "cells").rename(columns=names)
     return table.set_index(table["names"].astype(int).rename("gene")).sort_index()

@@ -9,7 +9,7 @@ import numpy as np
 from ._matrix import as_matrices
 from ._sample import Sample, distance_between
 
-__all__ = ["energy_distance", "energy_of_samples"]
+__all__ = ["check_max_cells", "drawn", "energy_distance", "energy_of_samples"]
 
 
 def energy_distance(x: Any, y: Any, *, max_cells: int | None = 1000, seed: int | None = 0) -> float:
@@ -49,18 +49,7 @@ def energy_distance(x: Any, y: Any, *, max_cells: int | None = 1000, seed: int |
     >>> round(energy_distance([[0.0], [1.0]], [[5.0], [6.0]]), 3)
     8.0
     """
-    x, y = as_matrices([x, y], ["x", "y"])
-    check_max_cells(max_cells)
-    for name, cells in (("x", x), ("y", y)):
-        if len(cells) < 2:
-            msg = f"Expected at least 2 cells in `{name}` for distances within it, found {len(cells)}."
-            raise ValueError(msg)
-    rng = np.random.default_rng(seed)
-    drawn = [
-        cells if max_cells is None or len(cells) <= max_cells else cells[rng.permutation(len(cells))[:max_cells]]
-        for cells in (x, y)
-    ]
-    return energy_of_samples(*map(Sample, drawn))
+    return energy_of_samples(*map(Sample, drawn(x, y, max_cells, seed)))
 
 
 def energy_of_samples(pred: Sample, real: Sample) -> float:
@@ -73,3 +62,18 @@ def check_max_cells(max_cells: int | None) -> None:
     if max_cells is not None and max_cells < 2:
         msg = f"Expected `max_cells` to be at least 2 or None, found {max_cells}."
         raise ValueError(msg)
+
+
+def drawn(x: Any, y: Any, max_cells: int | None, seed: int | None) -> list[np.ndarray]:
+    """Check two samples for distances within them and return at most `max_cells` rows of each."""
+    x, y = as_matrices([x, y], ["x", "y"])
+    check_max_cells(max_cells)
+    for name, cells in (("x", x), ("y", y)):
+        if len(cells) < 2:
+            msg = f"Expected at least 2 cells in `{name}` for distances within it, found {len(cells)}."
+            raise ValueError(msg)
+    rng = np.random.default_rng(seed)
+    return [
+        cells if max_cells is None or len(cells) <= max_cells else cells[rng.permutation(len(cells))[:max_cells]]
+        for cells in (x, y)
+    ]

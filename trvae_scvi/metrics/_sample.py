@@ -5,13 +5,16 @@ Knows no metric and no AnnData.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.metrics import pairwise_distances_chunked
 
 from ._matrix import as_matrices, gene_means, gene_variances
+
+Compared = TypeVar("Compared")
 
 __all__ = ["Sample", "distance_between", "samples"]
 
@@ -36,6 +39,7 @@ class Sample:
 
     def __init__(self, cells: np.ndarray, max_cells: int | None = None) -> None:
         self.cells, self._max_cells = cells, max_cells
+        self._last: tuple[int, Any, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -43,6 +47,12 @@ class Sample:
     def on(self, genes: Any) -> Sample:
         """Give the same cells on some genes: an index of columns."""
         return Sample(self.cells[:, genes], self._max_cells)
+
+    def against(self, other: Sample, function: Callable[[np.ndarray, np.ndarray], Compared]) -> Compared:
+        """Compare with other cells by a function of both, whose last result is kept."""
+        if self._last is None or self._last[:2] != (id(other), function):
+            self._last = id(other), function, function(self.cells, other.cells)
+        return self._last[2]
 
     @cached_property
     def mean(self) -> np.ndarray:

@@ -17,10 +17,13 @@ import numpy as np
 import pandas as pd
 
 from ._array import BY_SAMPLE
+from ._coexpression import coexpression_agreement
 from ._de import responsive_genes
+from ._de_metrics import BY_SAMPLE as DE_BY_SAMPLE
 from ._discrimination import rank_among
 from ._distance import energy_of_samples
 from ._sample import Sample
+from ._unbiased import unbiased_capped_mse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +31,16 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_METRICS", "HIGHER_IS_BETTER", "METRICS", "SKILL_METRICS", "Scorer"]
 
 _FUNCTIONS: Mapping[str, Callable[..., float]] = MappingProxyType(
-    {**BY_SAMPLE, "energy_distance": energy_of_samples, "discrimination": rank_among}
+    {
+        **BY_SAMPLE,
+        **DE_BY_SAMPLE,
+        "energy_distance": energy_of_samples,
+        "discrimination": rank_among,
+        "unbiased_capped_mse": lambda pred, real, control: unbiased_capped_mse(pred.cells, real.cells, control.cells),
+        "coexpression_agreement": lambda pred, real, control: coexpression_agreement(
+            pred.cells, real.cells, control.cells
+        ),
+    }
 )
 
 #: The metrics of the headline skill by what they judge: the mean response, and how cells are distributed.
@@ -40,6 +52,7 @@ SKILL_METRICS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 METRICS: tuple[str, ...] = (
     *(name for names in SKILL_METRICS.values() for name in names),
     *("pearson_change", "discrimination", "pearson_residual", "squared_pearson_means", "squared_pearson_variances"),
+    *("unbiased_capped_mse", "coexpression_agreement", *DE_BY_SAMPLE),
 )
 
 #: The metrics that are computed by default.
@@ -48,7 +61,7 @@ DEFAULT_METRICS: tuple[str, ...] = METRICS[:6]
 #: Columns of the tables.
 COLUMNS = ["genes", "metric", "value", "std", "note"]
 
-_LOWER_IS_BETTER = ("mse_means", "mse_stds", "energy_distance")
+_LOWER_IS_BETTER = ("mse_means", "mse_stds", "energy_distance", "unbiased_capped_mse", "lfc_nmae")
 
 #: Whether a higher value is the better one.
 HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType({name: name not in _LOWER_IS_BETTER for name in METRICS})
