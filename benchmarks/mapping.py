@@ -102,26 +102,31 @@ def shifts(reference: anndata.AnnData, cell_type: str) -> dict[str, np.ndarray]:
 
 
 def score_predictions(
-    mapped: dict[str, tv.TRVAE], reference: anndata.AnnData, query: anndata.AnnData, hidden: anndata.AnnData
+    mapped: dict[str, tv.TRVAE],
+    reference: anndata.AnnData,
+    query: anndata.AnnData,
+    aside: anndata.AnnData,
+    hidden: anndata.AnnData,
 ) -> pd.DataFrame:
-    """Ten scores for every patient, type and method."""
+    """Scores for every patient, type and method."""
     frames = []
     for patient in QUERY_PATIENTS:
         for cell_type in query.obs["cell_type"].cat.categories:
-            given, real = (
+            given, apart, real = (
                 cells[((cells.obs["patient"] == patient) & (cells.obs["cell_type"] == cell_type)).to_numpy()]
-                for cells in (query, hidden)
+                for cells in (query, aside, hidden)
             )
             if min(given.n_obs, real.n_obs) < MIN_CELLS:
                 continue
-            control = comparison_matrix(given)
+            control, moved = comparison_matrix(given), shifts(reference, cell_type)
             cells = {"no change": control}
-            for name, shift in shifts(reference, cell_type).items():
+            for name, shift in moved.items():
                 cells[name] = np.maximum(control + shift, 0.0)
             for name, model in mapped.items():
                 cells[name] = comparison_matrix(model.predict_perturbation(given, target="stimulated"))
             for name, predicted in cells.items():
-                scores = score_arrays(predicted, comparison_matrix(real), control, n_top_genes=100)
+                sides = comparison_matrix(real), comparison_matrix(apart), control
+                scores = score_arrays(predicted, *sides, expected=moved["mean shift of the type"], n_top_genes=100)
                 frames.append(scores.assign(method=name, patient=patient, cell_type=cell_type))
     return pd.concat(frames, ignore_index=True)
 
@@ -137,6 +142,9 @@ def main() -> None:
     for seed in arguments.seeds:
         scvi.settings.seed = seed
         reference, query, hidden = split(adata)
+        of_kind = query.obs.groupby(["patient", "cell_type"], observed=True)
+        apart = query.obs_names.isin(of_kind.sample(frac=0.3, random_state=0).index)
+        query, aside = query[~apart].copy(), query[apart].copy()  # the change is measured against cells set aside
         mapped = {}
         for name, kwargs in NETWORKS.items():
             mapped[name], latent = map_trvae(reference.copy(), query, **kwargs)
@@ -144,7 +152,7 @@ def main() -> None:
         latent = map_scvi(reference.copy(), query.copy())
         name = f"SCVI, {SCVI_EPOCHS} epochs"
         labels.append({"method": name, "seed": seed, **accuracies(reference, query, latent)})
-        predictions.append(score_predictions(mapped, reference, query, hidden).assign(seed=seed))
+        predictions.append(score_predictions(mapped, reference, query, aside, hidden).assign(seed=seed))
         write(pd.DataFrame(labels), pd.concat(predictions, ignore_index=True))
 
 

@@ -1,0 +1,196 @@
+"""Every data set, every hold-out, every method: who is above the trivial predictions, and where.
+
+    python benchmarks/contexts.py --quick                  # a few hold-outs of each, trVAE alone: minutes
+    python benchmarks/contexts.py                          # our methods, three seeds: a day; resumes
+    python benchmarks/contexts.py --peers scgen scvi       # these peers, too, each in an environment of its own
+    python benchmarks/contexts.py --data kang_public       # the public file, which is downloaded
+
+reads the files of `data_sets.py` from the folder in the environment variable TRVAE_SCVI_DATA. Each group of a data set
+is held out under each target, with some of its control cells set aside. Models, predictions and scores are kept in
+`benchmarks/runs/contexts`; `benchmarks/results/contexts_NAME.csv` has the scores of a data set, `contexts_NAME.md` its
+summary, and `contexts.md` that of all of them. Run `--quick` before and after a change of the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+from data_sets import DATA_SETS, DataSet
+from kang import ABLATIONS, HERE, markdown
+from saved import SavedTRVAE
+from scipy import sparse
+
+from trvae_scvi import benchmark
+from trvae_scvi.benchmark import HoldOut, Method
+from trvae_scvi.metrics import comparison_matrix
+
+sys.path.append(str(HERE / "peers"))
+from environments import NAMES as PEERS
+from environments import PeerError, predict
+
+RUNS, RESULTS = HERE / "runs" / "contexts", HERE / "results"
+SEEDS = [0, 1, 2]
+QUICK = {
+    "kang": {"groups": ["NK"]},
+    "mcfaline": {"groups": ["A172"], "targets": ["MAPK1", "TGFBR2"]},
+    "papalexi": {"groups": ["rep_3"], "targets": ["STAT1"]},
+    "croconet": {"groups": ["human"]},
+    "bodenmiller": {"groups": ["nk"], "targets": ["PMA/Ionomycin"]},
+}
+PUBLISHED = ABLATIONS["published layers and kernel"]
+# where they are not the script's own
+SETTINGS: dict[str, dict] = {"scarches": {"recon_loss": "nb"}}
+# those with a likelihood, with which the means that they predict can be sampled
+SAMPLED = ("scarches", "biolord", "scvi", "cpa")
+COUNTS_ONLY = ("scvi", "cpa")
+
+
+@dataclass(frozen=True)
+class PeerMethod:
+    """Runs a peer's script on the hold-out written to a file, and reads what it predicts; keeps both."""
+
+    name: str
+    sampled: bool = False
+    settings: dict = field(default_factory=dict)
+    folder: str = field(default="", repr=False)  # where it lies does not change what it predicts
+
+    def __call__(self, holdout: HoldOut) -> anndata.AnnData | np.ndarray:
+        """Predict, or read what was predicted before."""
+        case = "_".join(str(part).replace("/", "-") for part in (holdout.group, holdout.target, holdout.seed))
+        folder = Path(self.folder) / case
+        mean, drawn = folder / f"{self.name}.h5ad", folder / f"{self.name}_sampled.h5ad"
+        if not mean.exists():
+            write_holdout(holdout, folder / "holdout.h5ad")
+            more = {"sampled": drawn} if self.name in SAMPLED else {}
+            predict(self.name, folder / "holdout.h5ad", mean, **more, **self.settings)
+        cells = anndata.read_h5ad(drawn if self.sampled else mean)
+        if not holdout.counts or cells.uns.get("scale") == "log1p":
+            values = comparison_matrix(cells, counts=False)
+            return np.maximum(values, 0) if holdout.counts else values
+        return anndata.AnnData(cells.X, obs=holdout.control.obs.copy(), var=holdout.control.var.copy())
+
+
+def write_holdout(holdout: HoldOut, path: Path) -> None:
+    """Write what a peer may see, as `peers/README.md` says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells = holdout.training
+    obs = cells.obs[[holdout.group_key, holdout.condition_key]].astype(str).astype("category")
+    own = (obs[holdout.group_key] == str(holdout.group)) & (obs[holdout.condition_key] == str(holdout.source))
+    written = anndata.AnnData(
+        sparse.csr_matrix(cells.X, dtype=np.float32), obs=obs.assign(predict_from=own), var=cells.var.copy()
+    )
+    names = ("group_key", "condition_key", "group", "source", "target")
+    written.uns["holdout"] = {name: str(getattr(holdout, name)) for name in names}
+    written.uns["holdout"] |= {"counts": holdout.counts, "seed": holdout.seed}
+    written.write_h5ad(path)
+
+
+def own_methods(data: DataSet, folder: Path) -> dict[str, Method]:
+    """TRVAE with its defaults, also sampled and as means; without its penalty; and as published, which took means."""
+    likelihood = {} if data.counts else {"gene_likelihood": "mse"}
+    models = str(folder / "models")
+    found = {
+        "trVAE": SavedTRVAE(likelihood, folder=models),
+        "trVAE, sampled": SavedTRVAE(likelihood, prediction="sample", folder=models),
+        "trVAE, means": SavedTRVAE(likelihood, prediction="mean", folder=models),
+        "trVAE, weight 0": SavedTRVAE({"mmd_on": None, **likelihood}, folder=models),
+        "published recipe": SavedTRVAE({**PUBLISHED, **likelihood}, folder=models),
+        "published recipe, means": SavedTRVAE({**PUBLISHED, **likelihood}, prediction="mean", folder=models),
+    }
+    # a normal distribution of unit variance is no model of how cells scatter
+    return found if data.counts else {name: method for name, method in found.items() if name != "trVAE, sampled"}
+
+
+def peer_methods(data: DataSet, folder: Path, names: list[str]) -> dict[str, Method]:
+    """Each peer as it is used, and with its means sampled where it has a likelihood."""
+    found: dict[str, Method] = {}
+    for name in names:
+        if not data.counts and name in COUNTS_ONLY:
+            continue
+        settings = SETTINGS.get(name, {}) if data.counts else {}
+        found[name] = PeerMethod(name, False, settings, str(folder / "peers"))
+        if data.counts and name in SAMPLED:
+            found[f"{name}, sampled"] = PeerMethod(name, True, settings, str(folder / "peers"))
+    return found
+
+
+def score(name: str, arguments: argparse.Namespace) -> pd.DataFrame:
+    """Score all that is asked for on a data set, and write its tables."""
+    data = DATA_SETS[name]
+    folder = RUNS / (f"quick_{name}" if arguments.quick else name)
+    ours = own_methods(data, folder)
+    ours = {key: ours[key] for key in arguments.methods or (["trVAE"] if arguments.quick else ours) if key in ours}
+    chosen = QUICK[name] if arguments.quick else {"groups": data.groups, "targets": data.targets}
+    table = benchmark.leave_one_group_out(
+        data.read(),
+        methods=ours | peer_methods(data, folder, arguments.peers),
+        seeds=arguments.seeds,
+        counts=data.counts,
+        n_jobs=arguments.n_jobs,
+        n_hvg=data.n_hvg,
+        out=folder / "scores",
+        **data.keys,
+        **chosen,
+    )
+    out = RUNS if arguments.quick else RESULTS
+    table.drop(columns="seconds").to_csv(out / f"contexts_{name}.csv", index=False, float_format="%.4g")
+    summary = benchmark.summarize(table).set_index("method")
+    seconds = table.groupby(["method", "group", "target", "seed"], sort=False)["seconds"].first()
+    summary["median seconds"] = seconds.groupby("method", sort=False).median()
+    n = len(table[["group", "target"]].drop_duplicates())
+    parts = [f"# {data.title}", f"{n} hold-outs, seeds {', '.join(map(str, arguments.seeds))}", markdown(summary)]
+    for genes, rows in table.groupby("genes", sort=False):
+        values = rows.groupby(["method", "metric"], sort=False)["value"].mean().unstack("metric")
+        parts += [f"{genes} genes, mean over hold-outs and seeds", markdown(values)]
+    ranges = benchmark.metric_ranges(table)
+    ranges.index = pd.Index(ranges["metric"].str.replace("_", " ") + ", " + ranges["genes"] + " genes", name="metric")
+    parts += ["Range (standard errors) and saturation", markdown(ranges.drop(columns=["genes", "metric"]))]
+    (out / f"contexts_{name}.md").write_text("\n\n".join(parts) + "\n")
+    print(f"\n{data.title}, {n} hold-outs\n{summary.round(2).to_string()}", flush=True)
+    return summary
+
+
+def write_summary(summaries: dict[str, pd.DataFrame], folder: Path) -> None:
+    """One table of all data sets: headline skill, and share of hold-outs above every trivial prediction."""
+    parts = []
+    for column, title in (("skill", "Headline skill"), ("above_trivial", "Share above every trivial prediction")):
+        wide = pd.DataFrame({name: summary[column] for name, summary in summaries.items()})
+        wide = wide.reindex(dict.fromkeys(name for summary in summaries.values() for name in summary.index))
+        wide.insert(0, "mean", wide.mean(axis=1, skipna=False))
+        parts.append(f"{title}\n\n{markdown(wide.rename_axis('method'))}")
+        print(f"\n{title}\n{wide.round(2).to_string()}", flush=True)
+    (folder / "contexts.md").write_text("# All data sets\n\n" + "\n\n".join(parts) + "\n")
+
+
+def main() -> None:
+    """Score what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few hold-outs, trVAE alone, one seed, kept apart")
+    parser.add_argument("--data", nargs="+", choices=list(DATA_SETS), help="default: all but kang_public")
+    parser.add_argument("--methods", nargs="+", help="of ours; default: all, and trVAE with --quick")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=[])
+    parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--n-jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    arguments.seeds = arguments.seeds or (SEEDS[:1] if arguments.quick else SEEDS)
+    if arguments.quick and arguments.data and not set(arguments.data) <= set(QUICK):
+        parser.error(f"--quick has no part of {', '.join(sorted(set(arguments.data) - set(QUICK)))}")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    RUNS.mkdir(parents=True, exist_ok=True)
+    try:
+        summaries = {name: score(name, arguments) for name in arguments.data or QUICK}
+    except (PeerError, OSError) as error:
+        sys.exit(str(error))
+    if not arguments.data:
+        write_summary(summaries, RUNS if arguments.quick else RESULTS)
+
+
+if __name__ == "__main__":
+    main()
