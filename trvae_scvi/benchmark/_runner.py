@@ -108,9 +108,10 @@ def leave_one_group_out(
     Returns
     -------
     One row per hold-out, seed, method, gene set and metric with the columns `group`, `target`, `seed` (the first one
-    for baselines and ceiling), `method`, `genes`, `metric`, `value`, `skill` (0 is the mean shift, 1 the ceiling; see
-    :func:`~trvae_scvi.metrics.skill`) and `seconds` (training and prediction). ``attrs["skipped"]`` lists what was
-    skipped, ``attrs["settings"]`` the arguments.
+    for baselines and ceiling), `method`, `genes`, `metric`, `value`, `std`, `skill`, `skill_std` (0 is the best trivial
+    prediction, 1 the ceiling; see :func:`~trvae_scvi.metrics.skill`), `note` (why there is no value or skill) and
+    `seconds` (training and prediction). ``attrs["skipped"]`` lists what was skipped, ``attrs["settings"]`` the
+    arguments.
 
     Raises
     ------
@@ -126,8 +127,8 @@ def leave_one_group_out(
     -----
     The error of a method is raised at once; its notes say where it happened, and with `out` nothing that was finished
     is lost. Equal seeds give equal results for equal numbers of threads, which differ with `n_jobs` unless
-    ``OMP_NUM_THREADS`` sets one. Predictions start from all control cells of a group, which the change is measured
-    against, too; see :func:`~trvae_scvi.metrics.pearson_change` for what that does to few cells.
+    ``OMP_NUM_THREADS`` sets one. Of every group's control cells some are set aside, as :func:`hold_out` does by default;
+    the real change is measured against these.
 
     Examples
     --------
