@@ -211,7 +211,7 @@ def compare_predictions(
     >>> adata, would_be = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3)
     >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
     >>> holdout, truth = tv.benchmark.hold_out(adata, **keys, group="type_1", target="stimulated")
-    >>> predictions = {"the truth": would_be[holdout.control.obs_names]}
+    >>> predictions = {"the truth": would_be[holdout.control.obs_names + "-stimulated"]}
     >>> table = tv.benchmark.compare_predictions(predictions, holdout, truth)
     >>> table["method"].unique().tolist()[:2]
     ['the truth', 'no change']

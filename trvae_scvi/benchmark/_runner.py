@@ -127,8 +127,8 @@ def leave_one_group_out(
     -----
     The error of a method is raised at once; its notes say where it happened, and with `out` nothing that was finished
     is lost. Equal seeds give equal results for equal numbers of threads, which differ with `n_jobs` unless
-    ``OMP_NUM_THREADS`` sets one. Of every group's control cells some are set aside, as :func:`hold_out` does by default;
-    the real change is measured against these.
+    ``OMP_NUM_THREADS`` sets one. Of every group's control cells some are set aside, as by :func:`hold_out`, and the
+    real change is measured against these.
 
     Examples
     --------

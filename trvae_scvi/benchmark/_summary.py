@@ -69,7 +69,7 @@ def summarize(table: pd.DataFrame, *, level: float = 0.9, n_bootstrap: int = 100
     Examples
     --------
     >>> import trvae_scvi as tv
-    >>> adata = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3).adata
+    >>> adata = tv.datasets.simulate_perturbation(n_cells=2000, n_genes=50, n_types=3).adata
     >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
     >>> table = tv.benchmark.leave_one_group_out(adata, **keys, methods={}, progress_bar=False)
     >>> summary = tv.benchmark.summarize(table).set_index("method")
