@@ -176,7 +176,7 @@ def _ranges(table: pd.DataFrame) -> pd.DataFrame:
 
 def _notes(table: pd.DataFrame) -> str:
     """Every reason, the metrics and the number of hold-outs that it holds for."""
-    noted = table[table["note"].fillna("") != ""]
+    noted = table[table["note"].astype(object).fillna("") != ""]
     if noted.empty:
         return "<p>Everything has a value.</p>"
     keys = ["note", "genes", "metric"]

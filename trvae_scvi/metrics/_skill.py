@@ -91,6 +91,7 @@ def skill(
     gain, gap = (np.where(higher, of - bottom, bottom - of) for of in (value, top))
     least = np.maximum(_CLEAR_GAP * np.hypot(of_top, of_bottom), np.finfo(float).tiny)
     room, fails = gap >= least, -gain > np.maximum(least, _CLEAR_GAP * np.hypot(error, of_bottom))
+    fails &= ~np.isnan(gap)
     width = np.where(room, gap, least)
     found = np.where(room, gain / width, np.where(fails, -1.0, np.nan))
     share = np.clip(found, 0, 1)
@@ -171,5 +172,5 @@ def _by_key(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         pairs = list(frame.loc[frame.duplicated(_KEYS), _KEYS].itertuples(index=False, name=None))
         msg = f"Expected one row per genes and metric in `{name}`, found several for {pairs}. Pass one method's rows."
         raise ValueError(msg)
-    note: Any = frame["note"].fillna("") if "note" in frame.columns else ""
+    note: Any = frame["note"].astype(object).fillna("") if "note" in frame.columns else ""
     return frame.assign(note=note).set_index(_KEYS)[["value", "std", "note"]].astype({"value": float, "std": float})
