@@ -200,6 +200,22 @@ def test_score_table_averages_what_is_not_kept_apart(score_frame):
     assert apart["std"].isna().all()
 
 
+def test_the_spread_of_a_single_row_is_its_own(score_frame):
+    frame = score_frame.assign(std=np.arange(len(score_frame)) + 1.0)
+    # Of two rows of which one has no value, the other one is alone.
+    frame.loc[(frame["method"] == "mean shift") & (frame["group"] == "NK"), "value"] = np.nan
+    rows = frame[frame["genes"] == "all"].set_index(["metric", "group", "method"])
+    table = pl.score_table(frame).set_index(["metric", "method"])
+    for metric in ("mse_means", "pearson_change"):
+        assert table.loc[(metric, "trVAE"), "std"] == pytest.approx(np.std([0, 10], ddof=1))
+        assert table.loc[(metric, "mean shift"), "std"] == rows.loc[(metric, "B", "mean shift"), "std"]
+    apart = pl.score_table(frame, groupby="group").set_index(["metric", "group", "method"])
+    there = apart["value"].notna()
+    assert there.sum() == 6
+    pd.testing.assert_series_equal(apart.loc[there, "std"], rows["std"].reindex(apart.index[there]))
+    assert apart.loc[~there, "std"].isna().all()
+
+
 def test_score_table_refuses(score_frame):
     with pytest.raises(KeyError, match=r"found no \['method'\]"):
         pl.score_table(score_frame.drop(columns="method"))
@@ -248,6 +264,14 @@ def test_scores_show_the_spread_of_several_rows(score_frame):
     np.testing.assert_allclose(segments, [[[0, 5 - std], [0, 5 + std]], [[1, 6 - std], [1, 6 + std]]])
     assert not pl.scores(score_frame, groupby="group")[0].collections
     assert len(axes[0].bar_label(axes[0].containers[0])) == 1  # the bars come first
+
+
+def test_scores_show_the_spread_that_a_single_row_brings(score_frame):
+    one = score_frame[(score_frame["group"] == "B") & (score_frame["genes"] == "all")]
+    one = one[one["metric"] == "mse_means"].assign(std=[0.5, np.nan])
+    (ax,) = pl.scores(one)
+    (line,) = ax.collections
+    np.testing.assert_allclose(line.get_segments(), [[[0, 9.5], [0, 10.5]]])
 
 
 def test_scores_draw_into_given_axes(score_frame):

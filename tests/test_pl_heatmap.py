@@ -14,7 +14,8 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from trvae_scvi import benchmark, pl
-from trvae_scvi.pl._heatmap import _number_text
+from trvae_scvi.benchmark import _comparison
+from trvae_scvi.pl._heatmap import _REFERENCES, _number_text
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +129,7 @@ def test_score_heatmap_names_rows_columns_and_references(frame):
     assert set(between_groups.get_xdata()) == {1.5}
     assert set(above_references.get_ydata()) == {1.5}
     bar = next(other for other in ax.figure.axes if other is not ax)
-    assert [label.get_text() for label in bar.get_yticklabels()] == ["-1", "0: mean shift", "1: noise ceiling"]
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["-1", "0: best trivial", "1: noise ceiling"]
 
 
 def test_score_heatmap_without_references_draws_no_line_for_them(frame):
@@ -198,24 +199,34 @@ def test_score_heatmap_refuses(frame):
 def test_the_references_are_those_of_the_benchmark():
     rng = np.random.default_rng(0)
     obs = pd.DataFrame(
-        {"condition": np.repeat(["control", "target"], 60), "cell_type": np.tile(np.repeat(["a", "b", "c"], 20), 2)},
-        index=[f"cell{i}" for i in range(120)],
+        {"condition": np.repeat(["control", "target"], 120), "cell_type": np.tile(np.repeat(["a", "b", "c"], 40), 2)},
+        index=[f"cell{i}" for i in range(240)],
     )
-    means = rng.gamma(2.0, 4.0, size=12) * np.where(obs["condition"] == "target", 2.0, 1.0)[:, None] ** (
-        np.arange(12) < 6
-    )
+    # Group a responds more than the others, which leaves room above the trivial predictions.
+    fold = np.where(obs["cell_type"] == "a", 6.0, 2.0) ** (obs["condition"] == "target")
+    means = rng.gamma(2.0, 4.0, size=12) * fold.to_numpy()[:, None] ** (np.arange(12) < 6)
     adata = ad.AnnData(rng.poisson(means).astype(np.float32), obs=obs)
-    scores = benchmark.compare_predictions(
-        {"own": adata[:9]},
-        adata,
-        group_key="cell_type",
-        group="a",
-        condition_key="condition",
-        control="control",
-        target="target",
-    )
+    keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+    holdout, truth = benchmark.hold_out(adata, **keys, group="a", target="target")
+    scores = benchmark.compare_predictions({"own": holdout.control[:9]}, holdout, truth)
     table = pl.score_heatmap_frame(scores.assign(group="a"))
-    assert table.index.tolist()[-2:] == ["mean shift", "noise ceiling"]
-    defined = table.dropna(axis="columns")
-    assert not defined.empty
-    np.testing.assert_allclose(defined.iloc[-2:], np.stack([np.zeros(defined.shape[1]), np.ones(defined.shape[1])]))
+    assert table.index.tolist()[-4:] == ["no change", "mean of others", "mean shift", "noise ceiling"]
+    ceiling, trivial = table.loc["noise ceiling"], table.iloc[-4:-1]
+    defined = ceiling.notna()
+    assert defined.any()
+    np.testing.assert_array_equal(ceiling[defined], 1)
+    np.testing.assert_array_equal(trivial.loc[:, defined].max(), 0)
+
+
+def test_every_trivial_prediction_is_a_reference():
+    assert (*_comparison.TRIVIAL, _comparison.CEILING) == _REFERENCES
+
+
+def test_score_heatmap_sets_all_references_apart(frame):
+    trivial = [frame[frame["method"] == "mean shift"].assign(method=name) for name in ("mean of others", "no change")]
+    ax = pl.score_heatmap(pd.concat([*trivial, frame]))
+    labels = ax.get_yticklabels()
+    names = ["trVAE", "linear", "no change", "mean of others", "mean shift", "noise ceiling"]
+    assert [label.get_text() for label in labels] == names
+    assert [label.get_fontweight() for label in labels] == ["normal"] * 2 + ["bold"] * 4
+    assert set(ax.lines[-1].get_ydata()) == {1.5}

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["score_heatmap", "score_heatmap_frame"]
 
-# What a skill of 0 and of 1 stands for; named so by `benchmark.compare_predictions`.
-_REFERENCES = ("mean shift", "noise ceiling")
+# The best of the first three has a skill of 0, the last one of 1; named so by `benchmark.compare_predictions`.
+_REFERENCES = ("no change", "mean of others", "mean shift", "noise ceiling")
 _FONT_SIZE = 7
 # In inches, as is the width of an average character of the small labels and of the group names.
 _CELL_WIDTH, _CELL_HEIGHT = 0.42, 0.27
@@ -43,7 +43,8 @@ def score_heatmap_frame(frame: pd.DataFrame, *, genes: str = "all", value: str =
     Returns
     -------
     Indexed by `method`, the columns by `group` and `metric`, all in the order of their first appearance, but the
-    references "mean shift" and "noise ceiling" last. Not clipped; NaN where there is no value.
+    references last: the trivial predictions "no change", "mean of others" and "mean shift", then "noise ceiling". Not
+    clipped; NaN where there is no value.
 
     Raises
     ------
@@ -80,8 +81,8 @@ def score_heatmap(
 ) -> Axes:
     """Heat map of skills, methods against held-out groups and metrics, with the numbers written into the cells.
 
-    The colours end at -1 and 1, the numbers do not. The references, 0 (the mean shift) and 1 (the noise ceiling) by
-    definition, stand in bold below a line. Cells without a value are grey and hatched.
+    The colours end at -1 and 1, the numbers do not. The references, the trivial predictions of which the best has 0 and
+    the noise ceiling with 1, stand in bold below a line. Cells without a value are grey and hatched.
 
     Parameters
     ----------
@@ -132,7 +133,7 @@ def score_heatmap(
     _label_rows(ax, table.index)
     ax.set_title(f"{value} on {genes} genes", fontsize="medium", **AS_IS)
     bar = ax.figure.colorbar(image, ax=ax, ticks=[-1, 0, 1], extend="both", fraction=0.05, aspect=12, shrink=0.9)
-    bar.ax.set_yticklabels(["-1", "0: mean shift", "1: noise ceiling"], fontsize=_FONT_SIZE)
+    bar.ax.set_yticklabels(["-1", "0: best trivial", "1: noise ceiling"], fontsize=_FONT_SIZE)
     return shown(ax, show)
 
 

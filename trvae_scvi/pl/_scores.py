@@ -27,8 +27,8 @@ def score_table(frame: pd.DataFrame, *, genes: str = "all", groupby: str | None 
     Parameters
     ----------
     frame
-        Tidy table with the columns `method`, `genes`, `metric` and `value`. Several rows of one method and metric
-        (seeds, held-out groups) are averaged.
+        Tidy table with the columns `method`, `genes`, `metric` and `value`, and maybe `std`. Several rows of one method
+        and metric (seeds, held-out groups) are averaged.
     genes
         The set of genes to keep: a value of the column `genes`.
     groupby
@@ -37,8 +37,8 @@ def score_table(frame: pd.DataFrame, *, genes: str = "all", groupby: str | None 
     Returns
     -------
     One row per metric, group (with `groupby`) and method, in the order of their first appearance, with the columns
-    `metric`, the name given as `groupby`, `method`, `value` (mean), `std` (`ddof=1`; NaN for one row) and `n`
-    (rows with a value).
+    `metric`, the name given as `groupby`, `method`, `value` (mean), `std` (of several rows, `ddof=1`; of one its own,
+    or NaN without such a column) and `n` (rows with a value).
 
     Raises
     ------
@@ -60,7 +60,11 @@ def score_table(frame: pd.DataFrame, *, genes: str = "all", groupby: str | None 
     keys = ["metric", *([groupby] if groupby is not None else []), "method"]
     kept = rows_with_genes(frame, genes, [*keys, "genes", "value"])
     values = kept.groupby(keys, sort=False, observed=True)["value"]
-    return values.agg(value="mean", std="std", n="count").reset_index()
+    table = values.agg(value="mean", std="std", n="count")
+    if "std" in kept.columns:
+        alone = kept[kept["value"].notna()].groupby(keys, sort=False, observed=True)["std"].mean()
+        table["std"] = table["std"].where(table["n"] != 1, alone.reindex(table.index))
+    return table.reset_index()
 
 
 def scores(
@@ -76,12 +80,12 @@ def scores(
     Parameters
     ----------
     frame
-        Tidy table with the columns `method`, `genes`, `metric` and `value`.
+        Tidy table with the columns `method`, `genes`, `metric` and `value`, and maybe `std`.
     genes
         The set of genes to show: a value of the column `genes`.
     groupby
         A further column, shown along the x axis with one bar per method each; `None` averages over everything else.
-        Several rows per bar are averaged and their standard deviation is drawn.
+        Several rows per bar are averaged and their standard deviation is drawn; of a single one its `std`, if there.
     ax
         Where to draw: as many axes as there are metrics. `None` makes a new figure.
     show
