@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["holdout_skills", "metric_ranges", "summarize"]
 
 _HOLDOUT = ["group", "target"]
-_FAMILY = {metric: family for family, metrics in SKILL_METRICS.items() for metric in metrics}
 
 
 def summarize(table: pd.DataFrame, *, level: float = 0.9, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -135,12 +134,17 @@ def holdout_skills(table: pd.DataFrame) -> pd.DataFrame:
     if missing or table.empty:
         msg = f"Expected a table of `leave_one_group_out`, found {len(table)} rows without the columns {missing}."
         raise (KeyError if missing else ValueError)(msg)
-    rows = table.assign(family=table["metric"].map(_FAMILY), skill=table["skill"].clip(-1, 1)).dropna(subset="family")
-    parts = rows.groupby([*keys, "family"], sort=False, observed=True)[["skill", "skill_std"]].mean()
-    wide = parts.unstack("family").reindex(rows.set_index(keys).index.unique())
+    clipped = table.assign(skill=table["skill"].clip(-1, 1))
+    index = table.set_index(keys).index.unique()
+    parts = {
+        family: clipped[clipped["metric"].isin(metrics)]
+        .groupby(keys, sort=False, observed=True)[["skill", "skill_std"]]
+        .mean()
+        .reindex(index)
+        for family, metrics in SKILL_METRICS.items()
+    }
     values, errors = (
-        wide["skill"].reindex(columns=list(SKILL_METRICS)),
-        wide["skill_std"].reindex(columns=list(SKILL_METRICS)),
+        pd.DataFrame({family: means[name] for family, means in parts.items()}) for name in ("skill", "skill_std")
     )
     lower = (values.iloc[:, 0] <= values.iloc[:, 1]) | values.iloc[:, 1].isna()
     std = errors.iloc[:, 0].where(lower, errors.iloc[:, 1])
