@@ -25,7 +25,7 @@ def test_no_error_and_no_value():
 def test_numbers_of_any_size():
     large = _clipped_error(np.array([-1e300, 1e300, 0.5, -1e250]), np.array([1e300, 1e200, 1e300, 0.0]))
     likely = 0.158655  # of a normal variable to be more than a standard deviation above its mean
-    np.testing.assert_allclose(large, [2 * np.sqrt(likely * (1 - likely)), 0.0, 1.0, 0.0], atol=1e-4)
+    np.testing.assert_allclose(large, [2 * np.sqrt(likely * (1 - likely)), 0.0, 1.0, 0.0], atol=1e-3)
 
 
 def test_a_method_far_below_has_an_interval_there():

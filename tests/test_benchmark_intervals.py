@@ -61,10 +61,10 @@ def test_calibration_is_that_of_the_hidden_groups(simulated):
     assert error.share > 0.1
     tables = {}
     for group in ("type_1", "type_2", "type_3"):
-        holdout, real = benchmark.hold_out(
+        holdout, truth = benchmark.hold_out(
             simulated, **KEYS, condition_key="condition", group=group, target="stimulated"
         )
-        cells = (shrunken(holdout), comparison_matrix(real), comparison_matrix(holdout.control))
+        cells = (shrunken(holdout), comparison_matrix(truth.real), comparison_matrix(holdout.control))
         tables[group] = benchmark.change_table(*cells, n_top_genes=10)
     coverage = benchmark.coverage_table(tables, error, level=level).groupby("genes")["coverage"].mean()
     assert coverage["all"] > level - 0.03  # more where sampling alone covers more

@@ -110,8 +110,9 @@ def test_seeds_decide(adata, name):
 # ---- baselines as methods
 
 
-def test_baselines_as_methods_give_what_the_helper_gives(adata, holdout):
-    helper = baseline_predictions(adata, **KEYS)
+def test_baselines_as_methods_give_what_the_helper_gives(holdout):
+    helper = baseline_predictions(holdout.training, **KEYS)
+    assert holdout.control.n_obs == len(helper["no change"])
     for name, method in BASELINES.items():
         predicted = method(holdout)
         if name == "fold change":

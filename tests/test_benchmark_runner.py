@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anndata as ad
 import numpy as np
@@ -14,12 +14,16 @@ from scipy import sparse
 
 from trvae_scvi import benchmark
 from trvae_scvi.benchmark import BASELINES, TRVAEMethod, compare_predictions, hold_out, leave_one_group_out
+from trvae_scvi.benchmark._comparison import TRIVIAL
 from trvae_scvi.datasets import simulate_perturbation
-from trvae_scvi.metrics import METRICS, SKILL_METRICS, log_normalize, mean_skill
+from trvae_scvi.metrics import METRICS, headline_skill, log_normalize, noise_ceiling, score_arrays, skill
+from trvae_scvi.metrics._scorer import DEFAULT_METRICS, Scorer
 
 KEYS = {"group_key": "cell_type", "control": "control"}
 FAST = {**KEYS, "n_top_genes": 5, "metrics": ["mse_means", "pearson_change"], "progress_bar": False}
-COLUMNS = ["group", "target", "seed", "method", "genes", "metric", "value", "skill", "seconds"]
+COLUMNS = [
+    "group", "target", "seed", "method", "genes", "metric", "value", "std", "skill", "skill_std", "note", "seconds"
+]  # fmt: skip
 REFERENCES = [*BASELINES, "noise ceiling"]
 
 
@@ -93,38 +97,104 @@ def test_table_agrees_with_compare_predictions():
     table = leave_one_group_out(
         adata, methods={"copy": method}, groups=["type_2"], targets=["drug"], n_top_genes=5, progress_bar=False, **KEYS
     )
-    own = adata[(adata.obs["cell_type"] == "type_2") & (adata.obs["condition"] == "control")]
-    expected = compare_predictions(
-        {"copy": own},
-        adata,
-        group_key="cell_type",
-        group="type_2",
-        condition_key="condition",
-        control="control",
-        target="drug",
-        n_top_genes=5,
-    )
-    assert set(table["metric"]) == set(SKILL_METRICS)
+    holdout, truth = hold_out(adata, **KEYS, group="type_2", target="drug")
+    expected = compare_predictions({"copy": holdout.control}, holdout, truth, n_top_genes=5)
+    assert expected.columns.tolist() == [
+        "method", "genes", "metric", "value", "std", "skill", "skill_std", "note"
+    ]  # fmt: skip
+    assert set(table["metric"]) == set(DEFAULT_METRICS)
     pd.testing.assert_frame_equal(table[expected.columns], expected)
-    by_method = {name: mean_skill(rows) for name, rows in table.groupby("method")}
-    assert by_method["mean shift"] == 0
+    by_method = {name: headline_skill(rows) for name, rows in table.groupby("method")}
+    assert max(by_method[name] for name in TRIVIAL) <= 0
     assert by_method["noise ceiling"] == pytest.approx(1)
-    assert by_method["copy"] == by_method["no change"] < 0
+    assert by_method["copy"] < 0
+    # As many cells as there are, in the order in which they are: the same halves, drawn alike.
+    values = {name: rows["value"].to_numpy() for name, rows in table.groupby("method")}
+    np.testing.assert_array_equal(values["copy"], values["no change"])
+
+
+def test_scores_are_those_of_the_arrays():
+    """Against the metrics' own table of what the hold-out sets apart; the skill against the best trivial one."""
+    adata = simulate_perturbation(600, 20, n_types=3, targets=("drug",), seed=1).adata
+    pair = {**KEYS, "group": "type_2", "target": "drug"}
+    metrics = [name for name in METRICS if name != "discrimination"]
+    holdout, truth = hold_out(adata, **pair)
+    noisy = log_normalize(holdout.control.X) + np.random.default_rng(0).random(holdout.control.shape)
+    prediction = ad.AnnData(np.expm1(noisy), var=holdout.control.var)
+    found = compare_predictions({"noisy": prediction}, holdout, truth, n_top_genes=5, metrics=metrics)
+    logs = [log_normalize(cells.X) for cells in (truth.real, truth.control, holdout.control)]
+    changes = []
+    for other in ("type_1", "type_3"):
+        cells = [adata[(adata.obs["cell_type"] == other) & (adata.obs["condition"] == c)] for c in ("drug", "control")]
+        changes.append(np.subtract(*(log_normalize(c.X).mean(axis=0, dtype=float) for c in cells)))
+    options = {"expected": np.mean(changes, axis=0), "n_top_genes": 5, "metrics": metrics}
+    predicted = benchmark.baseline_predictions(holdout.training, **pair)
+    predicted["noisy"] = log_normalize(prediction.X)
+    tables = {name: score_arrays(cells, *logs, **options) for name, cells in predicted.items()}
+    # A prediction of other numbers of cells than the control's, which the ceiling is made for, may differ.
+    same = [name for name, cells in predicted.items() if len(cells) == holdout.control.n_obs]
+    assert set(predicted) - set(same) == {"mean of others"}
+    tables["noise ceiling"] = noise_ceiling(*logs, n_cells=holdout.control.n_obs, **options)
+    by_method = {name: rows.reset_index(drop=True) for name, rows in found.groupby("method")}
+    for name in (*same, "noise ceiling"):
+        columns = ["genes", "metric", "value", "std"]
+        pd.testing.assert_frame_equal(by_method[name][columns], tables[name][columns], rtol=1e-4)
+    trivial = [by_method[name] for name in TRIVIAL]
+    expected = skill(by_method["noisy"], reference=trivial, ceiling=by_method["noise ceiling"])
+    pd.testing.assert_frame_equal(by_method["noisy"][["skill", "skill_std"]], expected[["skill", "skill_std"]])
+
+
+def test_the_rank_is_among_all_other_targets():
+    adata = simulate_perturbation(1200, 30, n_types=3, targets=("x", "y", "z"), seed=1).adata
+    run_of = {**FAST, "metrics": ["discrimination"], "groups": ["type_1"]}
+    ranks = leave_one_group_out(adata, methods={}, **run_of)
+    assert ranks["value"].notna().all()
+    assert (ranks.loc[ranks["method"] == "noise ceiling", "value"] > 0.9).all()
+    few = leave_one_group_out(adata[adata.obs["condition"] != "z"], methods={}, **run_of)
+    assert few["value"].isna().all()
+    assert set(few["note"]) == {"needs two other targets or more"}
+
+
+def test_too_few_control_cells_leave_the_reason():
+    adata = simulate_perturbation(900, 30, n_types=3, targets=("drug",), seed=1).adata
+    own = ((adata.obs["cell_type"] == "type_1") & (adata.obs["condition"] == "control")).to_numpy()
+    table = run(adata[~own | (np.cumsum(own) <= 19)], Noisy(), groups=["type_1"])
+    lacking = (table["metric"] == "pearson_change") | (table["genes"] == "top5")
+    assert table.loc[lacking, ["value", "std", "skill"]].isna().all(axis=None)
+    assert set(table.loc[lacking, "note"]) == {"needs control cells that no prediction started from"}
+    assert table.loc[~lacking, "value"].notna().all()
 
 
 def test_compare_predictions_refuses_other_genes_and_taken_names(adata):
-    own = adata[(adata.obs["cell_type"] == "type_1") & (adata.obs["condition"] == "control")]
-    pair = {"group_key": "cell_type", "group": "type_1", "control": "control", "target": "drug"}
-    with pytest.raises(ValueError, match=r"`predictions\['x'\]` and `adata` in the same order"):
-        compare_predictions({"ok": own, "x": own[:, ::-1]}, adata, **pair)
+    holdout, truth = hold_out(adata, **KEYS, group="type_1", target="drug")
+    own = holdout.control
+    with pytest.raises(ValueError, match=r"`predictions\['x'\]` and `holdout.control` in the same order"):
+        compare_predictions({"ok": own, "x": own[:, ::-1]}, holdout, truth)
     renamed = own.copy()
     renamed.var_names = [f"other_{name}" for name in own.var_names]
-    with pytest.raises(ValueError, match=r"the same genes in `predictions\['x'\]` and `adata`"):
-        compare_predictions({"x": renamed}, adata, **pair)
+    with pytest.raises(ValueError, match=r"the same genes in `predictions\['x'\]` and `holdout.control`"):
+        compare_predictions({"x": renamed}, holdout, truth)
     for name in ("mean shift", "noise ceiling"):
         with pytest.raises(ValueError, match=rf"other than those of the baselines .* found \['{name}'\]"):
-            compare_predictions({name: own}, adata, **pair)
-    assert compare_predictions({"x": own}, adata, **pair)["method"].iloc[0] == "x"
+            compare_predictions({name: own}, holdout, truth)
+    with pytest.raises(TypeError, match="map names of methods to AnnData objects, found AnnData"):
+        compare_predictions(own, holdout, truth)
+    with pytest.raises(ValueError, match=r"found \['accuracy'\]"):
+        compare_predictions({"x": own}, holdout, truth, metrics=["accuracy"])
+    with pytest.raises(ValueError, match="`n_top_genes` of at least 1"):
+        compare_predictions({"x": own}, holdout, truth, n_top_genes=0)
+    assert compare_predictions({"x": own}, holdout, truth)["method"].iloc[0] == "x"
+
+
+def test_few_cells_are_refused_by_name(adata):
+    holdout, truth = hold_out(adata, **KEYS, group="type_1", target="drug")
+    with pytest.raises(ValueError, match="at least 2 predicted cells.*found 1"):
+        compare_predictions({"x": holdout.control[:1]}, holdout, truth)
+    with pytest.raises(ValueError, match="at least 4 cells under 'drug'.*found 3"):
+        compare_predictions({"x": holdout.control}, holdout, truth._replace(real=truth.real[:3]))
+    few = replace(holdout, control=holdout.control[:1])
+    with pytest.raises(ValueError, match="at least 2 cells under 'control'.*found 1"):
+        compare_predictions({"x": holdout.control}, few, truth)
 
 
 def test_counts_and_log_normalised_predictions_are_scored_alike(adata):
@@ -169,10 +239,11 @@ def test_scores_are_on_variable_genes_normalised_over_them(adata):
     assert len(seen["genes"]) == 8
     assert set(table["genes"]) == {"all", "top8"}
     pair = {"group": "type_1", "condition_key": "condition", "target": "drug"}
-    holdout, real = hold_out(adata, **KEYS, **pair, n_hvg=8)
-    means = [log_normalize(cells.X).mean(axis=0, dtype=float) for cells in (holdout.control, real)]
+    holdout, truth = hold_out(adata, **KEYS, **pair, n_hvg=8)
+    logs = [log_normalize(cells.X) for cells in (holdout.control, truth.real, truth.control, holdout.control)]
+    expected = score_arrays(*logs, metrics=["mse_means"])["value"].iloc[0]
     value = table.set_index(["method", "genes", "metric"]).loc[("copy", "all", "mse_means"), "value"]
-    assert value == pytest.approx(np.mean((means[0] - means[1]) ** 2))
+    assert value == pytest.approx(expected)
 
 
 def test_values_that_are_normalised_already(adata):
@@ -209,7 +280,9 @@ def test_data_on_disk_are_read(adata, tmp_path, dense):
 def test_every_metric_can_be_asked_for(adata):
     table = run(adata, Noisy(), groups=["type_1"], targets=["drug"], metrics=METRICS)
     assert list(table["metric"].unique()) == list(METRICS)
-    assert table["value"].notna().all()
+    ranks = table["metric"] == "discrimination"  # among two targets there are none
+    assert table.loc[~ranks, "value"].notna().all()
+    assert set(table.loc[ranks, "note"]) == {"needs two other targets or more"}
 
 
 # ---- a folder
@@ -224,8 +297,26 @@ def test_finished_pieces_are_not_computed_again(adata, tmp_path):
     in_memory = run(adata, Noisy(), seeds=(0, 1))
     pd.testing.assert_frame_equal(without_time(in_memory), without_time(table), check_exact=True)
     assert resumed.attrs == table.attrs
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "scores.csv"), table, rtol=1e-12)
+    stored = pd.read_csv(tmp_path / "scores.csv")
+    stored["note"] = stored["note"].astype(object).fillna("").astype(table["note"].dtype)
+    pd.testing.assert_frame_equal(stored, table, rtol=1e-12)
     assert (tmp_path / "report.html").read_text() == f"{len(table)} rows"
+
+
+@pytest.mark.parametrize("metrics", [["mse_means"], ["discrimination"], ["mse_means", "discrimination"]])
+def test_notes_survive_a_folder(adata, tmp_path, metrics):
+    """Where none, all or some of the rows of a piece have one."""
+    arguments = {"groups": ["type_1"], "targets": ["drug"], "metrics": metrics}
+    table = run(adata, Noisy(), **arguments)
+    for _ in range(2):
+        pd.testing.assert_frame_equal(without_time(run(adata, Noisy(), out=tmp_path, **arguments)), without_time(table))
+    lacking = table["metric"] == "discrimination"
+    assert set(table.loc[lacking, "note"]) <= {"needs two other targets or more"}
+    assert (table.loc[lacking, "note"] != "").all()
+    store = benchmark._parts.PartStore(tmp_path / "other", {"methods": {}})
+    store.write(table.drop(columns=["group", "target"]), "x")
+    notes = store.read("x")["note"].fillna("")
+    assert notes.tolist() == table["note"].tolist()
 
 
 @pytest.mark.parametrize("kind", ["double", "integers", "unsorted", "dense"])
@@ -276,8 +367,8 @@ def test_an_unfinished_piece_counts_for_nothing(adata, tmp_path):
 def test_groups_seeds_and_methods_can_be_added(adata, tmp_path, monkeypatch):
     first = run(adata, Noisy(), out=tmp_path, groups=["type_1"])
     scored = []
-    original = benchmark._comparison.score_arrays
-    monkeypatch.setattr(benchmark._comparison, "score_arrays", lambda *a, **k: scored.append(1) or original(*a, **k))
+    original = Scorer.score
+    monkeypatch.setattr(Scorer, "score", lambda *a, **k: scored.append(1) or original(*a, **k))
     second, noisier = Noisy(), Noisy(2.0)
     arguments = {"methods": {"noisy": second, "noisier": noisier}, "out": tmp_path, "seeds": (0, 1), **FAST}
     table = leave_one_group_out(adata, groups=["type_1", "type_2"], **arguments)

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import trvae_scvi as tv
 from trvae_scvi.cli import app
+from trvae_scvi.metrics import headline_skill
 
 runner = CliRunner()
 
@@ -53,13 +54,21 @@ def test_demo(demo):
     folder, text = demo
     for name in ("mean.png", "variance.png", "response.png", "scores.png"):
         assert (folder / name).stat().st_size > 5_000
-    values = pd.read_csv(folder / "scores.csv").set_index(["genes", "metric", "method"])["value"].unstack()
+    scores = pd.read_csv(folder / "scores.csv")
+    assert scores.columns.tolist() == ["method", "genes", "metric", "value", "std", "skill", "skill_std", "note"]
+    values = scores.set_index(["genes", "metric", "method"])["value"].unstack()
     for baseline in ("no change", "mean of others"):
         for genes in ("all", "top100"):
             assert values.loc[(genes, "mse_means"), "trVAE"] < values.loc[(genes, "mse_means"), baseline]
             assert values.loc[(genes, "energy_distance"), "trVAE"] < values.loc[(genes, "energy_distance"), baseline]
     assert values.loc[("all", "mse_means"), "true counterfactual"] < values.loc[("all", "mse_means"), "trVAE"]
-    assert "noise ceiling" in text
+    # The headline comes first, one line a method; the cells as they would be are about as good as the ceiling.
+    assert text.index("headline skill") < text.index("all genes") < text.index("top100 genes")
+    headline = {name: headline_skill(rows) for name, rows in scores.groupby("method")}
+    assert headline["noise ceiling"] == pytest.approx(1)
+    assert headline["true counterfactual"] > 0.7
+    assert max(headline[name] for name in ("no change", "mean of others", "mean shift")) <= 0 < headline["trVAE"]
+    assert f"{headline['trVAE']:.2f}" in text[text.index("headline skill") : text.index("all genes")]
     prediction = anndata.read_h5ad(folder / "prediction.h5ad")
     assert (prediction.X.data % 1 == 0).all()
     assert {"variable", "change"} <= set(pd.read_csv(folder / "effect.csv").columns)
@@ -103,7 +112,13 @@ def test_evaluate(file, tmp_path, likelihood):
     if likelihood == "nb":
         methods.add("fold change")
     assert set(scores["method"]) == methods
-    assert scores["value"].notna().all()
+    assert scores["method"].iloc[0] == "trVAE"
+    # With one target there is no rank, which the table says; everything else has a value.
+    lacking = scores["metric"] == "discrimination"
+    assert scores.loc[~lacking, ["value", "std"]].notna().all(axis=None)
+    assert scores.loc[lacking, "value"].isna().all()
+    assert set(scores.loc[lacking, "note"]) == {"needs two other targets or more"}
+    assert text.index("headline skill") < text.index("all genes")
 
 
 @pytest.mark.parametrize(

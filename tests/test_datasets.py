@@ -153,3 +153,13 @@ def test_public_data_are_checked_and_renamed(name, monkeypatch, tmp_path):
     published(shape, {**columns, next(iter(columns)): ["other"]}).write_h5ad(path)
     with pytest.raises(ValueError, match="found .*other"):
         getattr(tv.datasets, name)()
+
+
+@pytest.mark.parametrize("name", list(LOADERS))
+def test_a_download_that_fails_says_what_to_do(name, monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(_public.pooch, "retrieve", refuse)
+    with pytest.raises(OSError, match=r"download https://.* into .*no route.*put the file there by hand"):
+        getattr(tv.datasets, name)()

@@ -75,7 +75,18 @@ def test_terms_of_the_objective():
     assert set(ODD[:2]) <= set(texts(pl.training(history)[0]))
 
 
+def test_methods_with_intervals():
+    rows = [(name, 0.5, 0.4, 0.6) for name in ODD]
+    ax = pl.skill_intervals(pd.DataFrame(rows, columns=["method", "skill", "lower", "upper"]))
+    assert set(ODD) <= set(texts(ax))
+
+
 def test_report(table, tmp_path):
+    references = [
+        table[table["method"] == "mean shift"].assign(method=name)
+        for name in ("no change", "mean of others", "noise ceiling")
+    ]
+    table = pd.concat([table, *references], ignore_index=True).assign(std=0.1, skill_std=0.1, note=ODD[0])
     write_report(table, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(name in page for name in ODD)

@@ -56,6 +56,11 @@ class Split(NamedTuple):
 
     def scorer(self, **scoring: Any) -> Scorer:
         """Make what scores predictions, with further arguments of :class:`Scorer`."""
+        sides = (self.holdout.target, self.truth.real, 4), (self.holdout.source, self.holdout.control, 2)
+        for condition, cells, least in sides:
+            if cells.n_obs < least:
+                msg = f"Expected at least {least} cells under {condition!r} to score predictions, found {cells.n_obs}."
+                raise ValueError(msg)
         source = self.matrix(self.holdout.control)
         control = self.matrix(self.truth.control) if self.truth.control.n_obs else None
         return Scorer(
@@ -205,8 +210,9 @@ def compare_predictions(
     TypeError
         If `predictions` is no mapping, or holds anything but AnnData objects.
     ValueError
-        If a prediction has other genes than the hold-out, another order of them, or the name of a baseline or of the
-        ceiling, no other group has both conditions, a metric is unknown, or values are not what is compared.
+        If a prediction has other genes than the hold-out, another order of them, fewer than 2 cells, or the name of a
+        baseline or of the ceiling, there are fewer than 4 cells to compare with, no other group has both conditions, a
+        metric is unknown, or values are not what is compared.
 
     Examples
     --------
@@ -214,7 +220,7 @@ def compare_predictions(
     >>> adata, would_be = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3)
     >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
     >>> holdout, truth = tv.benchmark.hold_out(adata, **keys, group="type_1", target="stimulated")
-    >>> predictions = {"the truth": would_be[holdout.control.obs_names]}
+    >>> predictions = {"the truth": would_be[holdout.control.obs_names + "-stimulated"]}
     >>> table = tv.benchmark.compare_predictions(predictions, holdout, truth)
     >>> table["method"].unique().tolist()[:2]
     ['the truth', 'no change']

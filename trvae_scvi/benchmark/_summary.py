@@ -70,7 +70,7 @@ def summarize(table: pd.DataFrame, *, level: float = 0.9, n_bootstrap: int = 100
     Examples
     --------
     >>> import trvae_scvi as tv
-    >>> adata = tv.datasets.simulate_perturbation(n_cells=600, n_genes=50, n_types=3).adata
+    >>> adata = tv.datasets.simulate_perturbation(n_cells=2000, n_genes=50, n_types=3).adata
     >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
     >>> table = tv.benchmark.leave_one_group_out(adata, **keys, methods={}, progress_bar=False)
     >>> summary = tv.benchmark.summarize(table).set_index("method")
@@ -226,7 +226,7 @@ def _columns() -> list[str]:
 def _clipped_error(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     """Standard deviation of normal variables after they were clipped to [-1, 1], as skills are."""
     # beside the width of [-1, 1] numbers this large count by their ratio alone
-    beyond = np.fmax(1.0, np.fmax(np.abs(mean), std) / 1e6)
+    beyond = np.fmax(1.0, np.fmax(np.abs(mean), std) / 1e3)
     mean, std = mean / beyond, std / beyond
     scale = np.where(std > 0, std, 1.0)
     low, high = (-1 - mean) / scale, (1 - mean) / scale

@@ -85,7 +85,7 @@ def demo(
     )
     model = _untrained(holdout.training, "condition", "cell_type", None, Likelihood.nb, seed)
     model.train()
-    counterfactual = would_be[holdout.control.obs_names]
+    counterfactual = would_be[holdout.control.obs_names + "-stimulated"]
     write_evaluation(model, holdout, truth, out, seed=seed, counterfactual=counterfactual)
 
 

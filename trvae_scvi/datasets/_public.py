@@ -32,6 +32,8 @@ def kang_2018() -> AnnData:
 
     Raises
     ------
+    OSError
+        If the file is not there yet and cannot be downloaded.
     ValueError
         If the downloaded file is not the expected one.
 
@@ -61,6 +63,8 @@ def haber_2017() -> AnnData:
 
     Raises
     ------
+    OSError
+        If the file is not there yet and cannot be downloaded.
     ValueError
         If the downloaded file is not the expected one.
 
@@ -79,7 +83,15 @@ def haber_2017() -> AnnData:
 
 def _load(name: str, *, shape: tuple[int, int], columns: Mapping[str, str], conditions: Mapping[str, str]) -> AnnData:
     """Give the columns our names, after checking that the file is the expected one."""
-    path = pooch.retrieve(_BASE_URL + name, known_hash=_KNOWN_HASH, fname=name, path=pooch.os_cache("trvae_scvi"))
+    folder = pooch.os_cache("trvae_scvi")
+    try:
+        path = pooch.retrieve(_BASE_URL + name, known_hash=_KNOWN_HASH, fname=name, path=folder)
+    except OSError as error:  # what the libraries below raise for a network that is not there derives from it
+        msg = (
+            f"Expected to download {_BASE_URL + name} into {folder}, which failed ({error}). Try again with a network, "
+            "or put the file there by hand; once there it is not downloaded again."
+        )
+        raise OSError(msg) from error
     adata = anndata.read_h5ad(path)
     condition_column = next(old for old, new in columns.items() if new == "condition")
     found = set(adata.obs.get(condition_column, ()))

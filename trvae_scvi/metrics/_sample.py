@@ -10,11 +10,14 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
+from sklearn import config_context
 from sklearn.metrics import pairwise_distances_chunked
+from sklearn.metrics.pairwise import euclidean_distances
 
 from ._matrix import as_matrices, gene_means, gene_variances
 
 Compared = TypeVar("Compared")
+_AT_ONCE = 1000  # cells of either side
 
 __all__ = ["Sample", "distance_between", "samples"]
 
@@ -90,5 +93,9 @@ def distance_between(x: Sample, y: Sample) -> float:
 
 
 def _total_distance(a: np.ndarray, b: np.ndarray | None) -> float:
-    # In chunks: the whole matrix of distances need not fit into memory.
-    return float(sum(chunk.sum() for chunk in pairwise_distances_chunked(a, b, metric="euclidean")))
+    """Sum of the distances between all rows of `a` and `b`, or of `a` itself."""
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # checked before; there are many calls
+        if max(len(a), 0 if b is None else len(b)) <= _AT_ONCE:
+            return float(euclidean_distances(a, b).sum())
+        # In chunks: the whole matrix of distances need not fit into memory.
+        return float(sum(chunk.sum() for chunk in pairwise_distances_chunked(a, b, metric="euclidean")))

@@ -145,6 +145,9 @@ class Scorer:
 
     def score(self, pred: np.ndarray) -> pd.DataFrame:
         """Score predicted cells (`n x d`), of which each split takes as many as stand for a perfect prediction."""
+        if len(pred) < 2:
+            msg = f"Expected at least 2 predicted cells for distances between them, found {len(pred)}."
+            raise ValueError(msg)
         seeded = (np.random.default_rng(seed) for seed in self._seeds)
         return self._table([self._sample(_drawn(pred, self._n_each, rng)) for rng in seeded])
 
