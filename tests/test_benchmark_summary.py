@@ -10,7 +10,7 @@ from scipy.stats import norm
 from trvae_scvi.benchmark import holdout_skills, leave_one_group_out, metric_ranges, summarize
 from trvae_scvi.benchmark._comparison import CEILING, TRIVIAL
 from trvae_scvi.datasets import simulate_perturbation
-from trvae_scvi.metrics import METRICS, SKILL_METRICS, headline_skill
+from trvae_scvi.metrics import HIGHER_IS_BETTER, METRICS, SKILL_METRICS, headline_skill
 
 METHODS = ["a", "b", *TRIVIAL, CEILING]
 GROUPS = ["T", "NK", "B", "Mono", "DC", "pDC"]
@@ -226,7 +226,7 @@ def test_ranges_equal_a_loop(table):
     indexed = references.set_index(["genes", "metric", "group", "target", "method"]).sort_index()
     n_saturations = 0
     for row in found.itertuples():
-        sign = -1 if row.metric in ("mse_means", "mse_stds", "energy_distance") else 1
+        sign = 1 if HIGHER_IS_BETTER[row.metric] else -1
         of = indexed.loc[row.genes, row.metric]
         reach, covered = [], []
         for pair in {(group, target) for group, target, _ in of.index}:
