@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr
 
 from trvae_scvi._arguments import check_integer, check_number
 from trvae_scvi.metrics import HIGHER_IS_BETTER, SKILL_METRICS
@@ -111,7 +112,8 @@ def holdout_skills(table: pd.DataFrame) -> pd.DataFrame:
     -------
     One row per method, hold-out and seed with the columns `method`, `group`, `target`, `seed`, `skill`, `mean_response`
     and `distribution` (see :func:`~trvae_scvi.metrics.headline_skill`) and `skill_std`: the standard error that the
-    numbers of cells leave, as if all metrics erred alike, which makes it rather too large than too small.
+    numbers of cells leave in the clipped skills, as if all metrics erred alike, which makes it rather too large than
+    too small. Skills far outside of [-1, 1] add none, whatever their own error.
 
     Raises
     ------
@@ -134,7 +136,8 @@ def holdout_skills(table: pd.DataFrame) -> pd.DataFrame:
     if missing or table.empty:
         msg = f"Expected a table of `leave_one_group_out`, found {len(table)} rows without the columns {missing}."
         raise (KeyError if missing else ValueError)(msg)
-    clipped = table.assign(skill=table["skill"].clip(-1, 1))
+    errors = _clipped_error(table["skill"].to_numpy(dtype=float), table["skill_std"].to_numpy(dtype=float))
+    clipped = table.assign(skill=table["skill"].clip(-1, 1), skill_std=errors)
     index = table.set_index(keys).index.unique()
     parts = {
         family: clipped[clipped["metric"].isin(metrics)]
@@ -220,6 +223,22 @@ def _columns() -> list[str]:
     return [family.replace(" ", "_") for family in SKILL_METRICS]
 
 
+def _clipped_error(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Standard deviation of normal variables after they were clipped to [-1, 1], as skills are."""
+    # beside the width of [-1, 1] numbers this large count by their ratio alone
+    beyond = np.fmax(1.0, np.fmax(np.abs(mean), std) / 1e3)
+    mean, std = mean / beyond, std / beyond
+    scale = np.where(std > 0, std, 1.0)
+    low, high = (-1 - mean) / scale, (1 - mean) / scale
+    below, above = ndtr(low), ndtr(-high)
+    inside = 1 - below - above
+    at_low, at_high = (np.exp(-(end**2) / 2) / np.sqrt(2 * np.pi) for end in (low, high))
+    first = mean * inside + scale * (at_low - at_high) + above - below
+    second = (mean**2 + scale**2) * inside + 2 * mean * scale * (at_low - at_high) + above + below
+    second += scale**2 * (low * at_low - high * at_high)
+    return np.where(std > 0, np.sqrt(np.maximum(second - first**2, 0.0)), std)
+
+
 def _replicates(skills: pd.DataFrame, n_replicates: int, rng: np.random.Generator) -> pd.DataFrame:
     """Bootstrap the mean over groups: methods x replicates."""
     keys = ["method", "group"]
@@ -233,6 +252,6 @@ def _replicates(skills: pd.DataFrame, n_replicates: int, rng: np.random.Generato
     for replicate in range(n_replicates):
         which = rng.integers(len(groups), size=len(groups))
         noise = rng.standard_normal(len(groups))
-        moved = value.to_numpy()[:, which] + error.to_numpy()[:, which] * noise
+        moved = np.clip(value.to_numpy()[:, which] + error.to_numpy()[:, which] * noise, -1, 1)
         drawn[replicate] = np.nanmean(moved, axis=1) if len(groups) else np.nan
     return pd.DataFrame(drawn, index=value.index)

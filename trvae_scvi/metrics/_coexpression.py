@@ -29,10 +29,10 @@ def coexpression_agreement(
 ) -> float:
     """Correlation of the predicted and the real gene-gene correlations, over the genes that respond.
 
-    The genes have the largest real |log2((t + 1) / (c + 1))| with the mean counts per 10,000 `t` of target and `c` of
-    control cells, among those that enough real target cells express. The Pearson correlations of all pairs of them over
-    cells are then correlated between prediction and real cells: `cell_cov_corr` of cell-eval2. Energy distances hardly
-    see this structure (Heidari 2026, doi:10.64898/2026.02.14.705879).
+    The genes have the largest real ``|log2((t + 1) / (c + 1))|`` with the mean counts per 10,000 `t` of target and `c`
+    of control cells, among those that enough real target cells express. The Pearson correlations of all pairs of them
+    over cells are then correlated between prediction and real cells: `cell_cov_corr` of cell-eval2. Energy distances
+    hardly see this structure (Heidari 2026, doi:10.64898/2026.02.14.705879).
 
     Parameters
     ----------
