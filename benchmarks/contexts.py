@@ -142,8 +142,6 @@ def score(name: str, arguments: argparse.Namespace) -> pd.DataFrame:
     out = RUNS if arguments.quick else RESULTS
     table.drop(columns="seconds").to_csv(out / f"contexts_{name}.csv", index=False, float_format="%.4g")
     summary = benchmark.summarize(table).set_index("method")
-    seconds = table.groupby(["method", "group", "target", "seed"], sort=False)["seconds"].first()
-    summary["median seconds"] = seconds.groupby("method", sort=False).median()
     n = len(table[["group", "target"]].drop_duplicates())
     parts = [f"# {data.title}", f"{n} hold-outs, seeds {', '.join(map(str, arguments.seeds))}", markdown(summary)]
     for genes, rows in table.groupby("genes", sort=False):

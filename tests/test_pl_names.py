@@ -86,7 +86,9 @@ def test_report(table, tmp_path):
         table[table["method"] == "mean shift"].assign(method=name)
         for name in ("no change", "mean of others", "noise ceiling")
     ]
-    table = pd.concat([table, *references], ignore_index=True).assign(std=0.1, skill_std=0.1, note=ODD[0])
+    table = pd.concat([table, *references], ignore_index=True).assign(
+        std=0.1, skill_std=0.1, note=ODD[0], effect_p=0.01
+    )
     write_report(table, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(name in page for name in ODD)
