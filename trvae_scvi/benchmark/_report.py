@@ -54,7 +54,8 @@ skill of 0 is as good as the best trivial prediction (no change, the other group
 to the control cells), 1 as good as a perfect prediction: one half of the real cells in the place of the prediction,
 scored against the other half as predictions are. Changes are against control cells that were set aside, which no method
 saw. The headline skill of a hold-out is the lower of two parts, the mean response and the distribution of cells; here
-it is averaged over groups, with an interval for other groups and cells of this kind. The rank is that of the own real
+it is averaged over groups, with an interval for other groups and cells of this kind; a number after ± is the standard
+error that the numbers of cells leave. The rank is that of the own real
 mean among those of all targets, by distance from the prediction: 1 is the nearest, 0.5 chance.
 """
 _HEADLINE = {
@@ -228,17 +229,19 @@ def _interval_figure(summary: pd.DataFrame) -> str:
 
 
 def _figures(table: pd.DataFrame) -> list[str]:
-    """Heat maps of skills and bars of scores for every set of genes."""
-    groups, n_metrics, n_methods = list(table["group"].unique()), table["metric"].nunique(), table["method"].nunique()
-    figures = []
-    for genes in table["genes"].unique():
+    """Heat maps of skills and bars of scores for every set of genes, without metrics that have no value at all."""
+    valued = table.groupby(["genes", "metric"])["value"].transform("count") > 0
+    table = table[valued] if valued.any() else table
+    figures, groups = [], list(table["group"].unique())
+    for genes, rows in table.groupby("genes", sort=False):
+        n_metrics, n_methods = rows["metric"].nunique(), rows["method"].nunique()
         for start in range(0, len(groups), _GROUPS_PER_FIGURE):
             shown = groups[start : start + _GROUPS_PER_FIGURE]
             heatmap = Figure(figsize=(3.5 + 0.45 * len(shown) * n_metrics, 2.5 + 0.3 * n_methods), layout="constrained")
-            pl.score_heatmap(table[table["group"].isin(shown)], genes=genes, ax=heatmap.subplots())
+            pl.score_heatmap(rows[rows["group"].isin(shown)], genes=genes, ax=heatmap.subplots())
             figures.append(_image(heatmap, f"Skills on {genes} genes by method, group and metric"))
         bars = Figure(figsize=(3 * n_metrics, 3.6), layout="constrained")
-        pl.scores(table, genes=genes, ax=bars.subplots(1, n_metrics, squeeze=False)[0])
+        pl.scores(rows, genes=genes, ax=bars.subplots(1, n_metrics, squeeze=False)[0])
         figures.append(_image(bars, f"Scores on {genes} genes: mean and standard deviation over groups and seeds"))
     return figures
 
