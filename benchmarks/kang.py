@@ -128,7 +128,8 @@ def headline_skills(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A table, three digits, undefined values as a dash."""
+    """A table, three digits, undefined values as a dash, columns without any value left out."""
+    frame = frame.dropna(axis=1, how="all")
     names = [str(name).replace("_", " ") for name in frame.columns]
     lines = ["| " + " | ".join([str(frame.index.name or ""), *names]) + " |", "|---" + "|---:" * len(names) + "|"]
     for name, row in frame.iterrows():
