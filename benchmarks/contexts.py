@@ -121,7 +121,7 @@ def peer_methods(data: DataSet, folder: Path, names: list[str]) -> dict[str, Met
     return found
 
 
-def score(name: str, arguments: argparse.Namespace) -> pd.DataFrame:
+def score(name: str, arguments: argparse.Namespace) -> None:
     """Score all that is asked for on a data set, and write its tables."""
     data = DATA_SETS[name]
     folder = RUNS / (f"quick_{name}" if arguments.quick else name)
@@ -152,11 +152,23 @@ def score(name: str, arguments: argparse.Namespace) -> pd.DataFrame:
     parts += ["Range (standard errors) and saturation", markdown(ranges.drop(columns=["genes", "metric"]))]
     (out / f"contexts_{name}.md").write_text("\n\n".join(parts) + "\n")
     print(f"\n{data.title}, {n} hold-outs\n{summary.round(2).to_string()}", flush=True)
-    return summary
 
 
-def write_summary(summaries: dict[str, pd.DataFrame], folder: Path) -> None:
-    """One table of all data sets: headline skill, and share of hold-outs above every trivial prediction."""
+def write_summary(folder: Path) -> None:
+    """One table of all data sets scored so far: headline skill, and share above every trivial prediction."""
+    tables = {name: folder / f"contexts_{name}.csv" for name in DATA_SETS}
+    tables = {name: pd.read_csv(path) for name, path in tables.items() if path.exists()}
+    summaries = {name: benchmark.summarize(table).set_index("method") for name, table in tables.items()}
+    shape = pd.DataFrame(
+        {
+            "hold-outs": {name: len(table[["group", "target"]].drop_duplicates()) for name, table in tables.items()},
+            "without room": {name: summary["n_without_room"].iloc[0] for name, summary in summaries.items()},
+            "without effect": {
+                name: (table.drop_duplicates(["group", "target"])["effect_p"] >= 0.05).sum()
+                for name, table in tables.items()
+            },
+        }
+    )
     parts = []
     for column, title in (("skill", "Headline skill"), ("above_trivial", "Share above every trivial prediction")):
         wide = pd.DataFrame({name: summary[column] for name, summary in summaries.items()})
@@ -164,6 +176,7 @@ def write_summary(summaries: dict[str, pd.DataFrame], folder: Path) -> None:
         wide.insert(0, "mean", wide.mean(axis=1, skipna=False))
         parts.append(f"{title}\n\n{markdown(wide.rename_axis('method'))}")
         print(f"\n{title}\n{wide.round(2).to_string()}", flush=True)
+    parts.append(f"Hold-outs\n\n{markdown(shape)}")
     (folder / "contexts.md").write_text("# All data sets\n\n" + "\n\n".join(parts) + "\n")
 
 
@@ -183,11 +196,11 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     RUNS.mkdir(parents=True, exist_ok=True)
     try:
-        summaries = {name: score(name, arguments) for name in arguments.data or QUICK}
+        for name in arguments.data or QUICK:
+            score(name, arguments)
     except (PeerError, OSError) as error:
         sys.exit(str(error))
-    if not arguments.data:
-        write_summary(summaries, RUNS if arguments.quick else RESULTS)
+    write_summary(RUNS if arguments.quick else RESULTS)
 
 
 if __name__ == "__main__":

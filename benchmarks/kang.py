@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anndata
+import numpy as np
 import pandas as pd
 from files import data_file
 from saved import SavedTRVAE
@@ -132,9 +133,15 @@ def markdown(frame: pd.DataFrame) -> str:
     frame = frame.dropna(axis=1, how="all")
     names = [str(name).replace("_", " ") for name in frame.columns]
     lines = ["| " + " | ".join([str(frame.index.name or ""), *names]) + " |", "|---" + "|---:" * len(names) + "|"]
-    for name, row in frame.iterrows():
-        lines.append(f"| {name} | " + " | ".join("-" if pd.isna(x) else f"{x:.3f}" for x in row) + " |")
+    for name, *row in frame.itertuples(name=None):
+        lines.append(f"| {name} | " + " | ".join(map(_number, row)) + " |")
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    if pd.isna(value):
+        return "-"
+    return f"{value:.0f}" if isinstance(value, int | np.integer) else f"{value:.3f}"
 
 
 def write(table: pd.DataFrame, path: Path, title: str) -> None:
