@@ -22,7 +22,8 @@ from trvae_scvi.metrics._scorer import DEFAULT_METRICS, Scorer
 KEYS = {"group_key": "cell_type", "control": "control"}
 FAST = {**KEYS, "n_top_genes": 5, "metrics": ["mse_means", "pearson_change"], "progress_bar": False}
 COLUMNS = [
-    "group", "target", "seed", "method", "genes", "metric", "value", "std", "skill", "skill_std", "note", "seconds"
+    "group", "target", "seed", "method", "genes", "metric", "value", "std", "skill", "skill_std", "note", "effect_p",
+    "seconds",
 ]  # fmt: skip
 REFERENCES = [*BASELINES, "noise ceiling"]
 
@@ -100,7 +101,7 @@ def test_table_agrees_with_compare_predictions():
     holdout, truth = hold_out(adata, **KEYS, group="type_2", target="drug")
     expected = compare_predictions({"copy": holdout.control}, holdout, truth, n_top_genes=5)
     assert expected.columns.tolist() == [
-        "method", "genes", "metric", "value", "std", "skill", "skill_std", "note"
+        "method", "genes", "metric", "value", "std", "skill", "skill_std", "note", "effect_p"
     ]  # fmt: skip
     assert set(table["metric"]) == set(DEFAULT_METRICS)
     pd.testing.assert_frame_equal(table[expected.columns], expected)
@@ -280,9 +281,17 @@ def test_data_on_disk_are_read(adata, tmp_path, dense):
 def test_every_metric_can_be_asked_for(adata):
     table = run(adata, Noisy(), groups=["type_1"], targets=["drug"], metrics=METRICS)
     assert list(table["metric"].unique()) == list(METRICS)
-    ranks = table["metric"] == "discrimination"  # among two targets there are none
-    assert table.loc[~ranks, "value"].notna().all()
-    assert set(table.loc[ranks, "note"]) == {"needs two other targets or more"}
+    empty = table[table["value"].isna()]
+    assert set(zip(empty["metric"], empty["note"], strict=True)) <= {
+        ("discrimination", "needs two other targets or more"),  # among two targets there are no ranks
+        ("coexpression_agreement", "too few cells, or genes that vary, for correlations"),
+        ("lfc_nmae", "too few really significant genes"),
+        ("direction_reach", "no really significant genes"),
+        ("direction_fidelity", "no significant genes"),
+    }
+    assert set(empty["metric"]) >= {"discrimination", "coexpression_agreement"}
+    valued = table[table["genes"] == "all"].dropna(subset="value")["metric"].unique()
+    assert set(METRICS[:5]) | {"unbiased_capped_mse", "de_jaccard"} <= set(valued)
 
 
 # ---- a folder

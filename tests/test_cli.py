@@ -55,7 +55,9 @@ def test_demo(demo):
     for name in ("mean.png", "variance.png", "response.png", "scores.png"):
         assert (folder / name).stat().st_size > 5_000
     scores = pd.read_csv(folder / "scores.csv")
-    assert scores.columns.tolist() == ["method", "genes", "metric", "value", "std", "skill", "skill_std", "note"]
+    assert scores.columns.tolist() == [
+        *("method", "genes", "metric", "value", "std", "skill", "skill_std", "note", "effect_p")
+    ]
     values = scores.set_index(["genes", "metric", "method"])["value"].unstack()
     for baseline in ("no change", "mean of others"):
         for genes in ("all", "top100"):

@@ -74,6 +74,17 @@ _NEEDS = {
 }
 
 
+# why a metric can be undefined that is given all it needs
+_CONSTANT = "the prediction or the truth is the same for all genes"
+_UNDEFINED = {
+    "unbiased_capped_mse": "no real effect that could be told from noise",
+    "coexpression_agreement": "too few cells, or genes that vary, for correlations",
+    "lfc_nmae": "too few really significant genes",
+    "direction_fidelity": "no significant genes",
+    "direction_reach": "no really significant genes",
+}
+
+
 @dataclass(frozen=True)
 class _Comparison:
     """What predictions are compared with in one split, on one set of genes."""
@@ -164,12 +175,14 @@ class Scorer:
             sides = [
                 pred if genes == "all" else pred.on(c.genes) for pred, c in zip(predicted, comparisons, strict=False)
             ]
-            rows += [(genes, metric, *_score(_FUNCTIONS[metric], sides, comparisons)) for metric in self._metrics]
+            for metric in self._metrics:
+                why = _UNDEFINED.get(metric, _CONSTANT)
+                rows.append((genes, metric, *_score(_FUNCTIONS[metric], why, sides, comparisons)))
         return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _score(
-    function: Callable[..., float], predicted: Sequence[Sample], comparisons: Sequence[_Comparison]
+    function: Callable[..., float], undefined: str, predicted: Sequence[Sample], comparisons: Sequence[_Comparison]
 ) -> tuple[float, float, str]:
     """Mean and standard deviation of a metric over the splits, or why it has none."""
     takes = [name for name in inspect.signature(function).parameters if name != "pred"]
@@ -186,7 +199,7 @@ def _score(
 
     found = values("given")
     if not len(found):
-        return np.nan, np.nan, "the prediction or the truth is the same for all genes"
+        return np.nan, np.nan, undefined
     varied = values("varied") if "control" in takes else found
     return float(found.mean()), float(varied.std(ddof=1)) if len(varied) > 1 else np.nan, ""
 
