@@ -174,11 +174,12 @@ def by_hand(value, error, n_bootstrap, seed):
 @pytest.mark.parametrize(("level", "seed"), [(0.9, 0), (0.5, 3)])
 def test_intervals_are_quantiles_of_a_paired_bootstrap(table, level, seed):
     found = summarize(table, level=level, n_bootstrap=50, seed=seed).set_index("method")
-    skills = holdout_skills(table).fillna({"skill": 0.0})
+    skills = holdout_skills(table)
+    # a hold-out without a skill counts as 0, and as certain to be that
+    skills.loc[skills["skill"].isna(), ["skill", "skill_std"]] = 0.0
     by_group = skills.groupby(["method", "group"], sort=False)
-    # The error of a hold-out without a skill is unknown and left out of the mean; without any it is none.
     value, error = (by_group[name].mean().unstack("group").loc[METHODS, GROUPS] for name in ("skill", "skill_std"))
-    drawn = by_hand(value.to_numpy(), error.fillna(0).to_numpy(), 50, seed)
+    drawn = by_hand(value.to_numpy(), error.to_numpy(), 50, seed)
     for name, share in (("lower", (1 - level) / 2), ("upper", (1 + level) / 2)):
         np.testing.assert_allclose(found[name], np.quantile(drawn, share, axis=0), rtol=1e-9, atol=1e-12)
 

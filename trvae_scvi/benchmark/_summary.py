@@ -80,7 +80,8 @@ def summarize(table: pd.DataFrame, *, level: float = 0.9, n_bootstrap: int = 100
     check_number("level", level, positive=True, below=1.0)
     check_integer("n_bootstrap", n_bootstrap, 2)
     skills = holdout_skills(table)
-    skills[["skill", *_columns()]] = skills[["skill", *_columns()]].fillna(0.0)
+    counted = ["skill", *_columns(), "skill_std"]
+    skills[counted] = skills[counted].where(skills["skill"].notna(), 0.0).fillna(dict.fromkeys(_columns(), 0.0))
     trivial = skills[skills["method"].isin(TRIVIAL)].groupby(_HOLDOUT, sort=False)["skill"].max()
     best = skills.join(trivial.rename("best"), on=_HOLDOUT)["best"]
     skills["above_trivial"] = (skills["skill"] > best).astype(float)

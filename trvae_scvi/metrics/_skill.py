@@ -57,7 +57,7 @@ def skill(
         is constant over genes, and counts as a correlation of 0: else it would be spared the metric that it fails.
     ``skill_std``
         Standard error of the skill that the numbers of cells leave, from the `std` of the three scores as if these were
-        independent; they share the real cells, which makes it rather too large than too small.
+        independent; they share the real cells, which makes it rather too large than too small. 0 without room.
     ``note``
         Why the skill is NaN or, without room, -1; empty otherwise.
 
@@ -96,6 +96,7 @@ def skill(
     found = np.where(room, gain / width, np.where(fails, -1.0, np.nan))
     share = np.clip(found, 0, 1)
     spread = np.sqrt(error**2 + ((1 - share) * of_bottom) ** 2 + (share * of_top) ** 2) / width
+    spread = np.where(room, spread, 0.0)  # a verdict, no measurement
     why = of_ceiling["note"].where(of_ceiling["note"] != "", best["note"])
     note = np.where(room, "", why.where(why != "", _NO_ROOM))
     return own.index.to_frame(index=False).assign(skill=found, skill_std=spread, note=note)
