@@ -65,7 +65,8 @@ class PeerMethod:
         """Predict, or read what was predicted before."""
         case = "_".join(str(part).replace("/", "-") for part in (holdout.group, holdout.target, holdout.seed))
         folder = Path(self.folder) / case
-        mean, drawn = folder / f"{self.name}.h5ad", folder / f"{self.name}_sampled.h5ad"
+        stem = "_".join([self.name, *(str(value) for value in self.settings.values())])
+        mean, drawn = folder / f"{stem}.h5ad", folder / f"{stem}_sampled.h5ad"
         if not mean.exists():
             write_holdout(holdout, folder / "holdout.h5ad")
             more = {"sampled": drawn} if self.name in SAMPLED else {}
