@@ -128,7 +128,7 @@ def test_the_headline_comes_first(written):
         "Headline",
         "Headline skill by hold-out",
         "Which metrics can be trusted here",
-        "What has no value, and why",
+        "What has no value or another limit, and why",
         "Figures",
     ]
     assert source.index("<table") < source.index("<img")
@@ -186,7 +186,7 @@ def test_reasons_are_counted(written):
     assert rows == [[REASON, "all", "pearson change", "2"], [REASON, "top5", "pearson change", "2"]]
     for nothing in ("", np.nan):
         text = "".join(Page(written(table.assign(note=nothing))).texts)
-        assert "Everything has a value." in text
+        assert "Everything that was computed has a value." in text
 
 
 def test_tables_hold_means_over_seeds_and_mean_errors(written):

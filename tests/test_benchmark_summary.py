@@ -92,9 +92,12 @@ def test_metrics_of_one_part_or_none(table, metrics):
     assert found["distribution"].notna().any() == ("mse_stds" in metrics)
     summary = summarize(some, n_bootstrap=5)
     assert summary["method"].tolist() == METHODS
+    for part, metric in (("mean_response", "mse_means"), ("distribution", "mse_stds")):
+        assert summary[part].isna().all() == (metric not in metrics)  # what was not computed is not 0
     if metrics == ["pearson_change"]:
         assert found["skill"].isna().all()
-        assert (summary[["skill", "lower", "upper", "above_trivial"]] == 0).all(axis=None)
+        assert summary[["skill", "lower", "upper", "mean_response", "distribution"]].isna().all(axis=None)
+        assert (summary["above_trivial"] == 0).all()
         assert (summary["n_without_room"] == 12).all()
 
 

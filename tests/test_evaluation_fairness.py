@@ -128,6 +128,36 @@ def test_no_attack_has_a_headline_skill_above_0(n_cells, seed):
     assert found.max() <= 1e-9, found.to_string()
 
 
+@pytest.mark.parametrize("share", [6, 3, 2, 1])
+def test_cells_chosen_to_have_no_noise_gain_nothing_by_it(share):
+    """Few cells with exactly the moments of all control cells know no more than these, where effects are weak."""
+    gained = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        effect = 0.15 * rng.normal(size=(2, 150))
+        base = rng.normal(size=(2, 150))
+        source, control, real = (
+            rng.normal(base[0] + add, size=(n, 150)) for add, n in ((0, 28), (0, 20), (effect[0], 40))
+        )
+        expected = effect.mean(axis=0)
+        scorer = Scorer(real, control, source, expected=expected, n_cells=28, n_top_genes=50)
+        trivial = [scorer.score(source), scorer.score(source + expected)]
+        few = source[: max(len(source) // share, 4)]
+        few = (few - few.mean(axis=0)) / few.std(axis=0) * source.std(axis=0) + source.mean(axis=0)
+        skills = skill(scorer.score(few), reference=trivial, ceiling=scorer.ceiling())
+        gained.append(headline_skill(skills))
+        assert (scorer.score(few)["note"] != "").all() == (share > 1)
+    valued = [value for value in gained if not np.isnan(value)]
+    assert not valued or np.mean(valued) <= 0
+
+
+def test_the_order_of_predicted_cells_does_not_matter():
+    rng = np.random.default_rng(0)
+    cells = np.concatenate([rng.normal(size=(300, 20)), rng.normal(3, 1, size=(300, 20))])
+    scorer = Scorer(rng.permutation(cells), None, None, n_cells=2000, max_cells=100, metrics=("energy_distance",))
+    assert scorer.score(cells)["value"].iloc[0] == pytest.approx(0, abs=0.3)
+
+
 def to_adata(cells: np.ndarray, control: AnnData) -> AnnData:
     """Counts whose log-normalised values are the cells given: as many counts per 10,000 in every cell."""
     counts = np.expm1(np.clip(cells, 0, None).astype(np.float64))

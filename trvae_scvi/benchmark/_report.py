@@ -50,13 +50,14 @@ img { height: auto; max-width: 100%; }
 """
 _EXPLANATION = """
 Each group was held out under one condition, predicted from its control cells, and scored against the cells held out. A
-skill of 0 is as good as the best trivial prediction (no change, the other groups' cells, or their average change added
-to the control cells), 1 as good as a perfect prediction: one half of the real cells in the place of the prediction,
-scored against the other half as predictions are. Changes are against control cells that were set aside, which no method
-saw. The headline skill of a hold-out is the lower of two parts, the mean response and the distribution of cells; here
-it is averaged over groups, with an interval for other groups and cells of this kind; a number after ± is the standard
-error that the numbers of cells leave. The rank is that of the own real
-mean among those of all targets, by distance from the prediction: 1 is the nearest, 0.5 chance.
+skill of 0 is as good as the best of three trivial predictions in that metric (no change, the other groups' cells, or
+their average change added to the control cells), so that none of them is above 0; 1 is as good as a perfect prediction:
+one half of the real cells in the place of the prediction, scored against the other half as predictions are. Changes are
+against control cells that were set aside, which no method saw. The headline skill of a hold-out is the lower of two
+parts, the mean response and the distribution of cells; here it is averaged over groups, with an interval of 90 % for
+other groups and cells of this kind, which is too narrow for few groups (with three it holds in about 70 % of all
+cases); a number after ± is the standard error that the numbers of cells leave. The rank is that of the own real mean
+among those of all targets, by distance from the prediction: 1 is the nearest, and 0.5 chance if all have as many cells.
 """
 _HEADLINE = {
     "skill": "headline skill",
@@ -111,7 +112,12 @@ def write_report(
     sections += [_effects(table), f"<p>{_EXPLANATION.strip()}</p>", _interval_figure(summary)]
     sections += ["<h2>Headline skill by hold-out</h2>", _html(_by_holdout(table))]
     sections += ["<h2>Which metrics can be trusted here</h2>", f"<p>{_ON_RANGES.strip()}</p>", _html(_ranges(table))]
-    sections += ["<h2>What has no value, and why</h2>", _notes(table), "<h2>Figures</h2>", *_figures(table)]
+    sections += [
+        "<h2>What has no value or another limit, and why</h2>",
+        _notes(table),
+        "<h2>Figures</h2>",
+        *_figures(table),
+    ]
     for (group, genes), rows in table.groupby(["group", "genes"], sort=False):
         sections.append(f"<h2>{html.escape(f'{group}: {genes} genes')}</h2>")
         sections += ["<h3>Scores</h3>", _html(wide_table(rows, "value", ".3g", errors="std"))]
@@ -179,7 +185,7 @@ def _notes(table: pd.DataFrame) -> str:
     """Every reason, the metrics and the number of hold-outs that it holds for."""
     noted = table[table["note"].astype(object).fillna("") != ""]
     if noted.empty:
-        return "<p>Everything has a value.</p>"
+        return "<p>Everything that was computed has a value.</p>"
     keys = ["note", "genes", "metric"]
     counted = noted.drop_duplicates([*keys, "group", "target"]).groupby(keys, sort=False).size()
     shown = counted.rename("hold-outs").reset_index().replace({"metric": {"_": " "}}, regex=True)

@@ -75,6 +75,7 @@ _NEEDS = {
 
 
 # why a metric can be undefined that is given all it needs
+_FEW = "fewer predicted cells than control cells, so that the score has more noise than the ceiling"
 _CONSTANT = "the prediction or the truth is the same for all genes"
 _UNDEFINED = {
     "unbiased_capped_mse": "no real effect that could be told from noise",
@@ -133,7 +134,7 @@ class Scorer:
     ) -> None:
         self._metrics, self._max_cells = tuple(metrics), max_cells
         half = len(real) // 2
-        self._n_each = half if n_cells is None else max(min(half, n_cells // 2), 2)
+        self._n_cells, self._n_each = n_cells, half if n_cells is None else max(min(half, n_cells // 2), 2)
         n_top_genes = min(n_top_genes, real.shape[1])
         self._comparisons: dict[str, list[_Comparison]] = {"all": [], f"top{n_top_genes}": []}
         self._perfect: list[Sample] = []
@@ -155,12 +156,16 @@ class Scorer:
                 top.append(_Comparison(genes, _on(given, genes), _on(varied, genes)))
 
     def score(self, pred: np.ndarray) -> pd.DataFrame:
-        """Score predicted cells (`n x d`), of which each split takes as many as stand for a perfect prediction."""
-        if len(pred) < 2:
-            msg = f"Expected at least 2 predicted cells for distances between them, found {len(pred)}."
-            raise ValueError(msg)
+        """Score predicted cells (`n x d`).
+
+        Each split takes as many as stand for a perfect prediction, but no more than half of them: all of them could be
+        chosen such that they have less noise together than cells drawn at random.
+        """
+        n_each = max(min(self._n_each, len(pred) // 2), 2)
         seeded = (np.random.default_rng(seed) for seed in self._seeds)
-        return self._table([self._sample(_drawn(pred, self._n_each, rng)) for rng in seeded])
+        table = self._table([self._sample(_drawn(pred, n_each, rng)) for rng in seeded])
+        few = self._n_cells is not None and n_each < self._n_each
+        return table.assign(note=table["note"].where((table["note"] != "") | (not few), _FEW))
 
     def ceiling(self) -> pd.DataFrame:
         """Score the halves that stand for a perfect prediction."""
@@ -213,5 +218,5 @@ def _on(given: Mapping[str, Any], genes: np.ndarray) -> dict[str, Any]:
 
 
 def _drawn(cells: np.ndarray, n_cells: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw so many rows without replacement, or take all if there are no more."""
-    return cells if len(cells) <= n_cells else cells[rng.permutation(len(cells))[:n_cells]]
+    """Draw so many rows without replacement, or all if there are no more, in random order."""
+    return cells[rng.permutation(len(cells))[:n_cells]]

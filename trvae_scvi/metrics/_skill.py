@@ -97,7 +97,7 @@ def skill(
     share = np.clip(found, 0, 1)
     spread = np.sqrt(error**2 + ((1 - share) * of_bottom) ** 2 + (share * of_top) ** 2) / width
     spread = np.where(room, spread, 0.0)  # a verdict, no measurement
-    why = of_ceiling["note"].where(of_ceiling["note"] != "", best["note"])
+    why = of_ceiling["note"].where(of_ceiling["note"] != "", best["note"].where(best["value"].isna(), ""))
     note = np.where(room, "", why.where(why != "", _NO_ROOM))
     return own.index.to_frame(index=False).assign(skill=found, skill_std=spread, note=note)
 
