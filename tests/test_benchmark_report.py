@@ -141,7 +141,7 @@ def test_the_headline_comes_first(written):
             "headline skill": f"{row['skill']:z.2f}",
             "interval": f"{row['lower']:z.2f} to {row['upper']:z.2f}",
             "mean response": f"{row['mean_response']:z.2f}",
-            "distribution": "0.00",
+            "distribution": "undefined",
             "above every trivial prediction": f"{row['above_trivial']:.0%} of 2",
         }
     # The seeds' 0.75 and 0.25, and what is below -1 counts as -1.
