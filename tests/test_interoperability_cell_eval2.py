@@ -242,7 +242,7 @@ def test_a_prediction_as_counts(sides):
     names = {"log2_fold_change": "log_fc", "p_value": "p"}
     for target in TARGETS:
         pair = [
-            tables[side].query("target == @target").rename(columns=names).set_index("feature").sort_index()
+            tables[side][tables[side]["target"] == target].rename(columns=names).set_index("feature").sort_index()
             for side in ("pred", "real")
         ]
         for name, metric in TABLES.items():
