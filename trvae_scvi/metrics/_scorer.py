@@ -161,6 +161,9 @@ class Scorer:
         Each split takes as many as stand for a perfect prediction, but no more than half of them: all of them could be
         chosen such that they have less noise together than cells drawn at random.
         """
+        if len(pred) < 2:
+            msg = f"Expected at least 2 predicted cells for distances between them, found {len(pred)}."
+            raise ValueError(msg)
         n_each = max(min(self._n_each, len(pred) // 2), 2)
         seeded = (np.random.default_rng(seed) for seed in self._seeds)
         table = self._table([self._sample(_drawn(pred, n_each, rng)) for rng in seeded])
