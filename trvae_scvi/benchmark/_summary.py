@@ -49,8 +49,7 @@ def summarize(table: pd.DataFrame, *, level: float = 0.9, n_bootstrap: int = 100
         has no value, for lack of room above the trivial predictions, it counts as 0: as good as these.
     ``lower``, ``upper``
         The interval: where the mean over other groups, and other cells, of this kind may lie. With few groups it is
-        too narrow: in simulations one of 90 % held in 70 % of the cases with three groups, 79 % with five and 87 % with
-        thirteen.
+        too narrow.
     ``mean_response``, ``distribution``
         The two parts, of which the headline skill of a hold-out is the lower one, averaged in the same way.
     ``rank``
