@@ -25,7 +25,7 @@ from trvae_scvi.benchmark import (
 from trvae_scvi.benchmark._baseline_methods import expected_change
 from trvae_scvi.metrics import log_normalize, responsive_genes
 
-NAMES = ["no change", "mean of others", "mean shift", "PCA shift", "ridge", "fold change"]
+NAMES = ["no change", "mean of others", "mean shift", "shrunk shift", "PCA shift", "ridge", "fold change"]
 KEYS = {"group_key": "kind", "group": "b", "condition_key": "state", "control": "ctrl", "target": "drug"}
 
 

@@ -110,7 +110,16 @@ def test_evaluate(file, tmp_path, likelihood):
     text = run("evaluate", file, "--holdout", "type_1", "--target", "stimulated", "--out", report, *keys)
     assert "type_1 under stimulated" in text
     scores = pd.read_csv(report / "scores.csv")
-    methods = {"trVAE", "no change", "mean of others", "mean shift", "PCA shift", "ridge", "noise ceiling"}
+    methods = {
+        "trVAE",
+        "no change",
+        "mean of others",
+        "mean shift",
+        "shrunk shift",
+        "PCA shift",
+        "ridge",
+        "noise ceiling",
+    }
     if likelihood == "nb":
         methods.add("fold change")
     assert set(scores["method"]) == methods

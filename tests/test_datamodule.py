@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 import trvae_scvi as tv
 from trvae_scvi.data import _protocols
 from trvae_scvi.data._registry import make_registry, setup_arguments
-from trvae_scvi.module._objective import response_prior
+from trvae_scvi.module._objective import condition_prior
 from trvae_scvi.train._datamodule import CheckBatches, prepare_datamodule
 
 
@@ -306,11 +306,11 @@ def test_sparse_batches_train_the_same_model(adata):
 
 def test_the_loss_knows_the_number_of_cells(adata):
     _, model = make(adata, train={"early_stopping": False, "max_epochs": 1})
-    prior = float(model.history["response_prior_train"].iloc[-1, 0])
+    prior, module = float(model.history["condition_prior_train"].iloc[-1, 0]), model.module
     with torch.no_grad():
-        assert prior <= 2 * float(
-            response_prior(model.module.decoder, scale=model.module.response_scale, n_obs=adata.n_obs)
-        )
+        terms = module.decoder, {"batch": torch.tensor([[0], [1]])}
+        settings = {"scale": module.response_scale, "n_cells": module.n_cells, "n_obs": adata.n_obs}
+        assert prior <= 2 * float(condition_prior(*terms, **settings))
     assert prior > 0
 
 

@@ -41,8 +41,9 @@ def test_grouped_product_and_its_gradients(codes, samples, n_new):
     ]
     offset, response = (torch.cat([part for part in table if part is not None]) for table in tables)
     expected = hidden @ weight.t() + bias + offset[codes]
-    expected = expected + torch.einsum("...ni,nio->...no", hidden, response[codes])
-    found = grouped_linear(hidden, codes, weight, bias, *tables)
+    centre = draw(hidden.shape[-1], seed=6)
+    expected = expected + torch.einsum("...ni,nio->...no", hidden - centre, response[codes])
+    found = grouped_linear(hidden, codes, weight, bias, *tables, centre)
     torch.testing.assert_close(found, expected)
     parameters = [hidden, weight, bias, *(part for table in tables for part in table if part is not None)]
     upstream = draw(*found.shape, seed=5)
@@ -54,16 +55,17 @@ def test_grouped_product_gives_gradients_to_what_is_trained_only():
     hidden, codes = draw(6, 4), torch.tensor([0, 1, 2, 2, 1, 0])
     weight, bias = draw(7, 4, seed=1), draw(7, seed=2)
     new = (draw(1, 7, seed=3).requires_grad_(), draw(1, 4, 7, seed=4).requires_grad_())
-    result = grouped_linear(hidden, codes, weight, bias, (draw(2, 7), new[0]), (draw(2, 4, 7), new[1]))
+    result = grouped_linear(hidden, codes, weight, bias, (draw(2, 7), new[0]), (draw(2, 4, 7), new[1]), draw(4))
     result.sum().backward()
     torch.testing.assert_close(new[0].grad, torch.full((1, 7), 2.0, dtype=torch.float64))
-    torch.testing.assert_close(new[1].grad[0], hidden[2:4].sum(dim=0)[:, None].expand(4, 7))
+    torch.testing.assert_close(new[1].grad[0], (hidden[2:4] - draw(4)).sum(dim=0)[:, None].expand(4, 7))
 
 
 def test_grouped_product_in_low_precision():
     hidden, codes = draw(6, 4).float().requires_grad_(), torch.tensor([0, 1, 1, 0, 1, 0])
     parameters = [draw(7, 4, seed=1), draw(7, seed=2), (draw(2, 7, seed=3), None), (draw(2, 4, 7, seed=4), None)]
     parameters = [p.float() if isinstance(p, torch.Tensor) else (p[0].float(), None) for p in parameters]
+    parameters.append(draw(4, seed=5).float())
     expected = grouped_linear(hidden, codes, *parameters)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = grouped_linear(hidden, codes, *parameters)
@@ -87,6 +89,8 @@ def test_sparse_product_under_autocast():
 
 def test_sum_of_squares_and_its_gradient():
     x = draw(3, 4, 5).requires_grad_()
-    found = sum_of_squares(x)
-    torch.testing.assert_close(found, x.square().sum())
-    torch.testing.assert_close(torch.autograd.grad(0.7 * found, x)[0], 1.4 * x.detach())
+    weights = torch.tensor([0.5, 0.0, 2.0], dtype=x.dtype)
+    found = sum_of_squares(x, weights)
+    torch.testing.assert_close(found, (weights[:, None, None] * x.square()).sum())
+    expected = 1.4 * weights[:, None, None] * x.detach()
+    torch.testing.assert_close(torch.autograd.grad(0.7 * found, x)[0], expected)

@@ -67,12 +67,15 @@ def test_every_condition_has_a_linear_output_layer_of_its_own(n_samples):
     layer = ConditionLinear(5, 7, n_conditions=4)
     layer.offset.weight.data.normal_()
     layer.response.weight.data.normal_()
+    layer.centre.normal_()
+    layer.eval()
     hidden = torch.randn(9, 5) if n_samples is None else torch.randn(n_samples, 9, 5)
     condition = torch.tensor([2, 0, 2, 2, 1, 0, 1, 2, 0])  # not all, in no order
     result = layer(hidden, condition)
     for row, code in enumerate(condition.tolist()):
         weight = layer.shared.weight + layer.response.rows[code].T
         expected = hidden[..., row, :] @ weight.T + layer.shared.bias + layer.offset.rows[code]
+        expected = expected - layer.centre @ layer.response.rows[code]
         torch.testing.assert_close(result[..., row, :], expected)
     result.sum().backward()
     assert (layer.response.weight.grad[3] == 0).all()
@@ -92,9 +95,48 @@ def test_the_condition_enters_where_it_is_told_to():
         assert not torch.equal(first["px"].mu, second["px"].mu)
 
 
+def responses_of(module):
+    return [layer.response.weight for layer in module.decoder.condition_layers()]
+
+
+def test_the_centre_is_the_mean_of_the_training_cells_and_stays_in_evaluation():
+    layer = ConditionLinear(3, 4, n_conditions=2)
+    batches = [torch.randn(20, 3) + 1.0 for _ in range(5)]
+    for batch in batches:
+        layer(batch, torch.zeros(20, dtype=torch.long))
+    expected = torch.cat(batches).mean(dim=0)
+    torch.testing.assert_close(layer.centre, expected)
+    layer.eval()(batches[0] + 100.0, torch.zeros(20, dtype=torch.long))
+    torch.testing.assert_close(layer.centre, expected)
+
+
+def test_the_prior_of_what_conditions_do_is_normal_and_counts_once_for_every_condition():
+    module = make(response_scale=0.5, gene_likelihood="nb", mmd_on=None).eval()
+    layer = module.decoder.output
+    layer.offset.weight.data.normal_()
+    layer.response.weight.data.normal_()
+    layer.offset.scale.uniform_(0.5, 2.0)
+    cells = tensors()
+    codes = cells["batch"].squeeze(-1).long()
+    inference, generative = module(cells, compute_loss=False)
+    module.n_cells.copy_(torch.tensor([20.0, 5.0, 8.0]))
+    terms = (cells, inference, generative)
+    without, whole = (module.loss(*terms, n_obs=33, whole_objective=asked).loss for asked in (False, True))
+    zero, expected = torch.zeros(()), 0.0
+    for code, n in enumerate((20, 5, 8)):
+        share = (codes == code).float().mean()
+        for prior, values in (
+            # U_0 and U_1 independent with variance v each: their difference has the variance 2 v = 0.5 ** 2
+            (torch.distributions.Normal(0.0, 0.5 / 2**0.5), layer.response.weight[code]),
+            (torch.distributions.Normal(0.0, layer.offset.scale[code]), layer.offset.weight[code]),
+        ):
+            expected += share / n * (prior.log_prob(zero) - prior.log_prob(values)).sum()
+    torch.testing.assert_close(whole - without, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_the_prior_of_the_responses_is_normal_and_spread_over_the_training_cells():
     module = make(response_scale=0.5, gene_likelihood="zinb", mmd_on=None).eval()
-    responses = module.decoder.responses()
+    responses = responses_of(module)
     assert len(responses) == 2  # those of the means and those of the extra zeros
     for response in responses:
         response.data.normal_()
@@ -165,15 +207,15 @@ def test_whether_counts_are_modelled(likelihood):
 def test_only_the_whole_objective_has_the_prior():
     """However many cells were trained on: an answer is about the cells alone."""
     module = make(mmd_on="y").eval()
-    for response in module.decoder.responses():
+    for response in responses_of(module):
         response.data.normal_()
     terms = (tensors(), *module(tensors(), compute_loss=False))
     alone = module.loss(*terms)
     for answer in (module.loss(*terms), module.loss(*terms, n_obs=50)):
         assert answer.loss == alone.loss
-        assert answer.extra_metrics["response_prior"] == 0.0
+        assert answer.extra_metrics["condition_prior"] == 0.0
     whole = module.loss(*terms, n_obs=50, whole_objective=True)
-    assert whole.extra_metrics["response_prior"] > 0.0
+    assert whole.extra_metrics["condition_prior"] > 0.0
     assert whole.extra_metrics["mmd"] == alone.extra_metrics["mmd"]
     with pytest.raises(ValueError, match="Expected `n_obs`"):
         module.loss(*terms, whole_objective=True)
@@ -241,7 +283,7 @@ def test_condition_reaches_the_encoder_only_if_asked():
 def test_transform_batch_decodes_with_another_condition(condition_layer):
     module = make(dispersion="gene-batch", condition_layer=condition_layer).eval()
     module.log_theta.weight.data.normal_()
-    for response in module.decoder.responses():  # start at zero: no condition differs before training
+    for response in responses_of(module):  # start at zero: no condition differs before training
         response.data.normal_()
     batch = tensors()
     outputs = module.inference(**module._get_inference_input(batch))

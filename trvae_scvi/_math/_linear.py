@@ -40,8 +40,9 @@ def grouped_linear(
     bias: torch.Tensor,
     offsets: tuple[torch.Tensor, torch.Tensor | None],
     responses: tuple[torch.Tensor, torch.Tensor | None],
+    centre: torch.Tensor,
 ) -> torch.Tensor:
-    """`(W + U_s) h + b + d_s`, in one matrix product for every group `s` over its own rows.
+    """`W h + U_s (h - c) + b + d_s`, in one matrix product for every group `s` over its own rows.
 
     Parameters
     ----------
@@ -55,33 +56,43 @@ def grouped_linear(
         `d`, rows of length `n_out` for the first groups and, or ``None``, for those that follow.
     responses
         `U`, likewise, rows of shape `n_in x n_out`.
+    centre
+        `c`, of length `n_in`, without a gradient.
 
     Returns
     -------
     `... x n x n_out` tensor.
     """
     codes = groups.expand(hidden.shape[:-1]).flatten()
-    result = _GroupedLinear.apply(hidden.flatten(0, -2), codes, weight, bias, *offsets, *responses)
+    result = _GroupedLinear.apply(hidden.flatten(0, -2), codes, weight, bias, *offsets, *responses, centre)
     return result.unflatten(0, hidden.shape[:-1])
 
 
-def sum_of_squares(x: torch.Tensor) -> torch.Tensor:
-    """Sum of the squared entries, without a second tensor of the size of `x`, which may be large."""
-    return _SumOfSquares.apply(x)
+def sum_of_squares(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Sum of the squared entries, rows weighted, without a second tensor of the size of `x`, which may be large.
+
+    Parameters
+    ----------
+    x
+        `n x ...` tensor.
+    weights
+        `n` weights, without a gradient.
+    """
+    return _SumOfSquares.apply(x, weights)
 
 
 class _SumOfSquares(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x)
+    def forward(ctx: Any, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weights)
         with no_autocast(x):
-            return torch.linalg.vector_norm(full(x)).square()
+            return torch.linalg.vector_norm(full(x).flatten(1), dim=1).square() @ weights
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: torch.Tensor) -> torch.Tensor:
-        (x,) = ctx.saved_tensors
-        return x * (2.0 * grad_output)
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, None]:
+        x, weights = ctx.saved_tensors
+        return x * (2.0 * grad_output * weights).view(-1, *(1 for _ in x.shape[1:])), None
 
 
 class _SparseLinear(torch.autograd.Function):
@@ -146,6 +157,7 @@ class _GroupedLinear(torch.autograd.Function):
         new_offset: torch.Tensor | None,
         response: torch.Tensor,
         new_response: torch.Tensor | None,
+        centre: torch.Tensor,
     ) -> torch.Tensor:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -154,18 +166,19 @@ class _GroupedLinear(torch.autograd.Function):
         result = ordered.new_empty(len(hidden), len(weight))
         weights = []
         for code, rows in groups:
-            weights.append((weight.t() + _row(response, new_response, code)).to(dtype))
-            own_bias = (bias + _row(offset, new_offset, code)).to(dtype)
+            own_response = _row(response, new_response, code)
+            weights.append((weight.t() + own_response).to(dtype))
+            own_bias = (bias + _row(offset, new_offset, code) - centre @ own_response).to(dtype)
             torch.addmm(own_bias, ordered[rows], weights[-1], out=result[rows])
         ctx.groups, ctx.hidden_dtype = groups, hidden.dtype
-        ctx.save_for_backward(ordered, weight, offset, new_offset, response, new_response, *weights)
+        ctx.save_for_backward(ordered, weight, offset, new_offset, response, new_response, centre, *weights)
         return groups.scatter(result)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        ordered, weight, *tables = ctx.saved_tensors[:6]
-        need_hidden, _, need_weight, need_bias, *need_tables = ctx.needs_input_grad
+        ordered, weight, *tables, centre = ctx.saved_tensors[:7]
+        need_hidden, _, need_weight, need_bias, *need_tables, _ = ctx.needs_input_grad
         offset, new_offset, response, new_response = (
             torch.zeros_like(table) if needed else None for table, needed in zip(tables, need_tables, strict=True)
         )
@@ -174,18 +187,18 @@ class _GroupedLinear(torch.autograd.Function):
         grad_bias = weight.new_zeros(len(weight)) if need_bias else None
         n_old = len(tables[0])
         gathered = ctx.groups.gather(grad_output)
-        for (code, rows), own_weight in zip(ctx.groups, ctx.saved_tensors[6:], strict=True):
+        for (code, rows), own_weight in zip(ctx.groups, ctx.saved_tensors[7:], strict=True):
             grad, old = gathered[rows], code < n_old
             if grad_hidden is not None:
                 torch.mm(grad, own_weight.t(), out=grad_hidden[rows])
             own_response = response if old else new_response
+            total = grad.sum(dim=0, dtype=weight.dtype)
             if grad_weight is not None or own_response is not None:
                 product = ordered[rows].t() @ grad
                 if grad_weight is not None:
                     grad_weight += product
                 if own_response is not None:
-                    own_response[code if old else code - n_old] = product
-            total = grad.sum(dim=0, dtype=weight.dtype)
+                    own_response[code if old else code - n_old] = product - torch.outer(centre, total)
             own_offset = offset if old else new_offset
             if own_offset is not None:
                 own_offset[code if old else code - n_old] = total
@@ -200,6 +213,7 @@ class _GroupedLinear(torch.autograd.Function):
             new_offset,
             response,
             new_response,
+            None,
         )
 
 

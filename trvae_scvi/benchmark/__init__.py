@@ -5,7 +5,7 @@ from __future__ import annotations
 from trvae_scvi._math._intervals import ModelError
 
 from ._baseline_methods import BASELINES, Method, baseline_predictions
-from ._baselines import fold_change, mean_of_others, mean_shift, no_change
+from ._baselines import fold_change, mean_of_others, mean_shift, no_change, shrunk_shift
 from ._comparison import compare_predictions
 from ._holdout import HoldOut, Truth, hold_out
 from ._interval_calibration import calibrate_intervals, change_table, coverage_table, fit_model_error
@@ -44,6 +44,7 @@ __all__ = [
     "no_change",
     "pca_shift",
     "ridge_shift",
+    "shrunk_shift",
     "summarize",
     "write_report",
 ]

@@ -14,7 +14,7 @@ from trvae_scvi.metrics import comparison_matrix
 from trvae_scvi.metrics._anndata import check_same_genes
 from trvae_scvi.metrics._matrix import as_matrix
 
-from ._baselines import fold_change, group_changes, mean_of_others, mean_shift, no_change
+from ._baselines import fold_change, group_changes, mean_of_others, mean_shift, no_change, shrunk_shift
 from ._holdout import HoldOut, check_columns, check_two_conditions, only_values, other_groups, rows_under
 from ._linear_baselines import pca_shift, ridge_shift
 
@@ -53,6 +53,7 @@ BASELINES: Mapping[str, Method] = MappingProxyType(
         "no change": _no_change,
         "mean of others": _mean_of_others,
         "mean shift": partial(_shifted, mean_shift),
+        "shrunk shift": partial(_shifted, shrunk_shift),
         "PCA shift": partial(_shifted, pca_shift),
         "ridge": partial(_shifted, ridge_shift),
         "fold change": _fold_change,
@@ -111,7 +112,7 @@ def baseline_predictions(
     >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
     >>> predicted = tv.benchmark.baseline_predictions(adata, **keys, group="type_1", target="stimulated")
     >>> list(predicted)
-    ['no change', 'mean of others', 'mean shift', 'PCA shift', 'ridge', 'fold change']
+    ['no change', 'mean of others', 'mean shift', 'shrunk shift', 'PCA shift', 'ridge', 'fold change']
     """
     check_columns(adata[:0], group_key, condition_key)  # whether complete or not: no group is made of missing values
     check_two_conditions(control, target)

@@ -27,6 +27,7 @@ __all__ = [
     "mean_of_others",
     "mean_shift",
     "no_change",
+    "shrunk_shift",
 ]
 
 #: For each group its cells (`n_g x d`), dense or sparse.
@@ -126,6 +127,49 @@ def mean_shift(control: np.ndarray, controls: Groups, targets: Groups) -> np.nda
     """
     check_groups(controls, targets)
     return add_change(control, group_changes(controls, targets).mean(axis=0), controls, targets)
+
+
+def shrunk_shift(control: np.ndarray, controls: Groups, targets: Groups) -> np.ndarray:
+    """Predict the mean change of the other groups, shrunk as far as they disagree, added to every control cell.
+
+    With `m` the unweighted mean over n groups of (mean target - mean control) of every gene and `s2` its variance over
+    the groups, the change is `f m` with `f = t2 / (t2 + mean(s2) / n)` and `t2 = max(mean(m^2) - mean(s2) / n, 0)`,
+    means over genes: the empirical Bayes estimate for a group that was not seen, if what groups have in common is drawn
+    from one normal distribution and what each has of its own from another. `f` is near 1 where all groups respond
+    alike and 0 where nothing happens. A single group does not tell how far groups agree: its change is taken as it is.
+
+    Parameters
+    ----------
+    control, controls, targets
+        As for :func:`mean_shift`.
+
+    Returns
+    -------
+    A dense array of `k x d` predicted cells, of the floating point type of `control`.
+
+    Raises
+    ------
+    ValueError
+        If there is no other group, or the groups of `controls` and `targets` differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from trvae_scvi.benchmark import shrunk_shift
+    >>> control, alike = np.array([[1.0, 2.0]]), np.array([[0.0, 0.0]])
+    >>> shrunk_shift(control, {"B": alike, "T": alike}, {"B": alike + [3.0, 0.0], "T": alike + [3.0, 0.0]})
+    array([[4., 2.]])
+    >>> shrunk_shift(control, {"B": alike, "T": alike}, {"B": alike + [3.0, 0.0], "T": alike - [3.0, 0.0]})
+    array([[1., 2.]])
+    """
+    check_groups(controls, targets)
+    changes = group_changes(controls, targets)
+    change, n = changes.mean(axis=0), len(changes)
+    if n > 1:
+        noise = changes.var(axis=0, ddof=1).mean() / n
+        signal = max((change**2).mean() - noise, 0.0)
+        change = change * (signal / (signal + noise) if signal > 0 else 0.0)
+    return add_change(control, change, controls, targets)
 
 
 def fold_change(

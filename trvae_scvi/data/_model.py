@@ -25,6 +25,8 @@ class Model(Protocol):
         Whether the data know no value below 0.
     measured_
         Labels x conditions, whether there were training cells; ``None`` if that is not known.
+    levels_
+        Levels of labels under conditions that they were not measured under; ``None`` if there are none.
     surgery_
         How it was made out of a reference; ``None`` for one that was not.
     """
@@ -39,6 +41,7 @@ class Model(Protocol):
     trainer: Any
     nonnegative_: bool
     measured_: np.ndarray | None
+    levels_: dict[str, np.ndarray] | None
     surgery_: dict[str, bool] | None
 
     @property

@@ -79,6 +79,7 @@ def query_model(model_cls: Any, adata: AnnData, reference: Model, surgery: dict[
     grown = model.module.adopt(reference.module)
     model.nonnegative_ = reference.nonnegative_
     model.surgery_ = surgery
+    model.levels_ = None if surgery["unfrozen"] else reference.levels_
     schema = Schema.of(model.registry_)
     counts = cells_by_label(model.adata_manager, schema) if schema.labels_key is not None else None
     model.measured_ = _measured(counts, reference.measured_, trains_all=surgery["unfrozen"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +18,7 @@ from trvae_scvi.data._schema import Schema
 from trvae_scvi.data._setup import check_new_data, check_registered_data, register, warn_of_new_data
 from trvae_scvi.module import TRVAEModule
 from trvae_scvi.module._options import ModelOptions
+from trvae_scvi.predict._find_levels import find_levels
 from trvae_scvi.train._own_data import check_values
 from trvae_scvi.train._plan import TRVAETrainingPlan
 from trvae_scvi.train._splitter import TRVAEDataSplitter
@@ -189,11 +189,7 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         schema = Schema.of(self.registry_)
         conditions, has_labels = list(schema.conditions), schema.labels_key is not None
         check_choice("mmd_pairs", mmd_pairs, ["all", *conditions])
-        if mmd_balance_labels and not has_labels:
-            msg = "mmd_balance_labels=True needs labels: name their column with `setup_anndata(adata, labels_key=...)`."
-            raise ValueError(msg)
-        if mmd_balance_labels is None:
-            options = replace(options, mmd_balance_labels=has_labels)
+        options = options.balancing(mmd_balance_labels, has_labels=has_labels)
         #: Whether the registered data have no negative value; counterfactuals with "mse" are clipped accordingly.
         self.nonnegative_ = gene_likelihood != "mse"
         if self.adata is not None and self.minified_data_type is None:
@@ -215,6 +211,8 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         self.module.minified_data_type = self.minified_data_type
         #: Labels x conditions, whether there were training cells; ``None`` without labels or where it is not known.
         self.measured_: np.ndarray | None = None
+        #: Arguments of the levels of labels under conditions they were not measured under; ``None`` without any.
+        self.levels_: dict[str, np.ndarray] | None = None
         self._model_summary_string = (
             f"TRVAE with conditions {conditions}: hidden layers {list(options.hidden_sizes)}, n_latent: {n_latent}, "
             f"gene_likelihood: {gene_likelihood}, dispersion: {dispersion}, mmd_on: {mmd_on}, "
@@ -398,3 +396,5 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         given = dict(locals())
         arguments = {name: value for name, value in given.items() if name not in ("self", "__class__")}
         train_model(self, super().train, self._validate_own_anndata, **arguments)
+        if datamodule is None and self.surgery_ is None:
+            self.levels_ = find_levels(self)

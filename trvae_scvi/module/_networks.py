@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ConditionLinear", "CovariateLinear", "Decoder", "Encoder"]
 
 _VARIANCE_FLOOR = 1e-4
+_CENTRE_RATE = 0.01  # share of the centre that a minibatch makes up, after the first hundred
 
 
 class CovariateLinear(nn.Module):
@@ -67,11 +68,13 @@ class CovariateLinear(nn.Module):
 
 
 class ConditionLinear(nn.Module):
-    r"""Linear layer with a deviation of its own for every condition: `(W + U_s) h + b + d_s`.
+    r"""Linear layer with a deviation of its own for every condition: `W h + b + d_s + U_s (h - c)`.
 
     What the conditions share is in `W` and `b`. `d_s` is what a condition does to every cell alike, `U_s` what it does
-    to some cells and not to others. The module's objective keeps `U_s` small: where the data do not say that a
-    response differs between cells, it does not, also for cells whose response was never seen.
+    to some cells and not to others: `c` is the mean of `h` over the training cells, so that neither can stand for the
+    other. The module's objective keeps both as small as the data allow: where they do not say that a condition does
+    anything, it does nothing, and where they do not say that a response differs between cells, it does not, also for
+    cells whose response was never seen.
 
     Parameters
     ----------
@@ -79,18 +82,45 @@ class ConditionLinear(nn.Module):
         Widths.
     n_conditions
         Number of conditions; their deviations start at zero.
+
+    Attributes
+    ----------
+    offset, response
+        Tables of `d_s` and `U_s`.
+    centre
+        `c`.
     """
+
+    centre: torch.Tensor
+    n_seen: torch.Tensor
 
     def __init__(self, n_in: int, n_out: int, *, n_conditions: int) -> None:
         super().__init__()
         self.shared = nn.Linear(n_in, n_out)
-        self.offset = Table(n_conditions, n_out)
+        self.offset = Table(n_conditions, n_out, has_prior=True)
         self.response = Table(n_conditions, n_in, n_out)
+        self.register_buffer("centre", torch.zeros(n_in))
+        self.register_buffer("n_seen", torch.zeros(()))
 
     def forward(self, hidden: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Map `... x n x n_in` to `... x n x n_out`; `condition` holds `n` codes."""
-        tables = [(table.weight, table.new) for table in (self.offset, self.response)]
-        return grouped_linear(hidden, condition, self.shared.weight, self.shared.bias, *tables)
+        if self.training:
+            self._follow(hidden.detach())
+        offsets, responses = ((table.weight, table.new) for table in (self.offset, self.response))
+        shared = self.shared.weight, self.shared.bias
+        return grouped_linear(hidden, condition, *shared, offsets, responses, self.centre)
+
+    def _follow(self, hidden: torch.Tensor) -> None:
+        """Move the centre towards the mean of a minibatch."""
+        rate = torch.clamp(1.0 / (1.0 + self.n_seen), min=_CENTRE_RATE)
+        self.centre.lerp_(full(hidden).flatten(0, -2).mean(dim=0), rate)
+        self.n_seen += 1.0
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # what was saved before there was a centre was trained without
+        for name, buffer in self.named_buffers(recurse=False):
+            state_dict.setdefault(f"{prefix}{name}", torch.zeros_like(buffer))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class _Tail(nn.Module):
@@ -211,13 +241,11 @@ class Decoder(nn.Module):
         """The tables with a row for every condition."""
         if self.condition_layer == "first":
             return [cast("Table", self.first.tables[0])]
-        layers = [layer for layer in (self.output, self.zero_inflation) if isinstance(layer, ConditionLinear)]
-        return [table for layer in layers for table in (layer.offset, layer.response)]
+        return [table for layer in self.condition_layers() for table in (layer.offset, layer.response)]
 
-    def responses(self) -> list[torch.Tensor]:
-        """The deviations `U_s` of the output layers that are trained, `n x n_in x n_output`; none with ``"first"``."""
-        layers = [layer for layer in (self.output, self.zero_inflation) if isinstance(layer, ConditionLinear)]
-        return [parameter for layer in layers for parameter in layer.response.parameters() if parameter.requires_grad]
+    def condition_layers(self) -> list[ConditionLinear]:
+        """The layers to which conditions add."""
+        return [layer for layer in (self.output, self.zero_inflation) if isinstance(layer, ConditionLinear)]
 
     def first_layer(
         self, z: torch.Tensor, codes: Sequence[torch.Tensor], continuous: torch.Tensor | None
@@ -226,13 +254,18 @@ class Decoder(nn.Module):
         return self.first_tail(self.first(z, codes if self.condition_layer == "first" else codes[1:], continuous))
 
     def forward(
-        self, z: torch.Tensor, codes: Sequence[torch.Tensor], continuous: torch.Tensor | None
+        self,
+        z: torch.Tensor,
+        codes: Sequence[torch.Tensor],
+        continuous: torch.Tensor | None,
+        shift: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Return `y`, the raw output and the zero-inflation logits (``None`` without)."""
+        """Return `y`, the raw output, to which `shift` is added, and the zero-inflation logits (``None`` without)."""
         y = self.first_layer(z, codes, continuous)
         hidden = self.hidden(self.dropout(y))
         own = () if self.condition_layer == "first" else (codes[0],)
         logits = self.zero_inflation(hidden, *own) if self.zero_inflation is not None else None
         output = self.output(hidden, *own)
         output = full(output if self.head is None else self.head(output))
+        output = output if shift is None else output + shift
         return y, output, None if logits is None else full(logits)

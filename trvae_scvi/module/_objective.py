@@ -1,21 +1,20 @@
-"""What training minimises beside likelihood and KL divergence: match of the conditions, prior of the responses."""
+"""What training minimises beside likelihood and KL divergence: match of the conditions, prior of what they do."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from scvi import REGISTRY_KEYS
 
 from trvae_scvi._math._linear import sum_of_squares
 from trvae_scvi._math._mmd import mmd
 
 if TYPE_CHECKING:
-    import torch
-
     from ._networks import Decoder
     from ._options import ModelOptions
 
-__all__ = ["discrepancy", "response_prior"]
+__all__ = ["condition_prior", "discrepancy"]
 
 
 def discrepancy(
@@ -47,22 +46,45 @@ def discrepancy(
     return mmd(x, conditions, kernel=options.mmd_kernel, reference=reference, labels=labels)
 
 
-def response_prior(decoder: Decoder, *, scale: float, n_obs: int | None) -> torch.Tensor:
-    """Each training cell's share of the responses' negative log density under their prior, up to a constant.
+def condition_prior(
+    decoder: Decoder,
+    tensors: dict[str, torch.Tensor],
+    *,
+    scale: float,
+    n_cells: torch.Tensor,
+    n_obs: int | None,
+) -> torch.Tensor:
+    """A minibatch's share of the negative log density of what conditions do under its prior, up to constants.
+
+    Every cell bears an equal part of its condition's, so that over all training cells it counts once for every
+    condition, however often a minibatch draws its cells.
 
     Parameters
     ----------
     decoder
-        Has the responses.
+        Has offsets and responses.
+    tensors
+        The minibatch, with the codes of conditions.
     scale
         Standard deviation of the difference of two conditions' responses.
+    n_cells
+        Numbers of training cells of the conditions; 0 where they are not known.
     n_obs
         Number of training cells.
     """
     if n_obs is None:
         msg = "Expected `n_obs`, the number of training cells, with whole_objective=True; found None."
         raise ValueError(msg)
-    zero = decoder.first.linear.bias.new_zeros(())
-    squares = sum((sum_of_squares(response) for response in decoder.responses()), zero)
-    # two conditions then differ by a normal with standard deviation `scale`
-    return squares / scale**2 / n_obs
+    prior = decoder.first.linear.bias.new_zeros(())
+    conditions = tensors[REGISTRY_KEYS.BATCH_KEY].squeeze(-1).long()
+    share = torch.bincount(conditions, minlength=len(n_cells)) / len(conditions)
+    weights = torch.where(n_cells > 0, share / n_cells.clamp(min=1.0), 1.0 / n_obs).to(prior.dtype)
+    present = torch.unique(conditions)
+    for layer in decoder.condition_layers():
+        prior = prior + layer.offset.penalty(present) @ weights[present]
+        rows = torch.split(weights, [len(layer.response.weight), len(weights) - len(layer.response.weight)])
+        for response, own in zip((layer.response.weight, layer.response.new), rows, strict=True):
+            if response is not None and response.requires_grad:
+                # two conditions then differ by a normal with standard deviation `scale`
+                prior = prior + sum_of_squares(response, own) / scale**2
+    return prior

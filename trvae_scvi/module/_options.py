@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -96,6 +96,13 @@ class ModelOptions:
         if given["mmd_balance_labels"] is None:
             own["mmd_balance_labels"] = False
         return cls(**own, hidden_sizes=widths)
+
+    def balancing(self, asked: bool | None, *, has_labels: bool) -> ModelOptions:
+        """The same with labels balanced as a model was asked to; ``None`` does it where there are labels."""
+        if asked and not has_labels:
+            msg = "mmd_balance_labels=True needs labels: name their column with `setup_anndata(adata, labels_key=...)`."
+            raise ValueError(msg)
+        return replace(self, mmd_balance_labels=has_labels if asked is None else asked)
 
     @property
     def matches_conditions(self) -> bool:

@@ -17,9 +17,9 @@ from trvae_scvi._math._precision import no_autocast
 from trvae_scvi._switch import Switch
 
 from ._networks import Decoder, Encoder
-from ._objective import discrepancy, response_prior
+from ._objective import condition_prior, discrepancy
 from ._options import ModelOptions
-from ._tables import Table, take_over
+from ._tables import Table, take_over, train_new_rows_only
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,12 +40,14 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         z \sim q(z \mid x, s), \quad y = g_1(z, s), \quad x \sim p(x \mid g_2(y))
 
         \mathcal{L} = \overline{-\eta \log p(x \mid z, s) + \alpha\, \mathrm{KL}(q \,\|\, N(0, I))}
-        + \beta\, \overline{\mathrm{MMD}(\{y_s\}, \{y_t\})} + \frac{1}{N} \sum_s \frac{\|U_s\|^2}{\rho^2}
+        + \beta\, \overline{\mathrm{MMD}(\{y_s\}, \{y_t\})}
+        + \overline{(\textstyle\sum_g d_{sg}^2 / 2 \tau_{sg}^2 + \|U_s\|^2 / \rho^2) / n_s}
 
     with :math:`\eta, \alpha, \beta` the `reconstruction_weight`, `kl_weight` and `mmd_weight`
-    (Lotfollahi et al. 2020). The last term is a normal prior on the responses of the output layer,
-    :math:`\rho` the `response_scale` and N the number of training cells; with ``condition_layer="first"``, as
-    published, it is absent. The condition is scvi-tools' batch.
+    (Lotfollahi et al. 2020). The last term is a normal prior on the offsets d and responses U of the output layer,
+    :math:`\tau` learned from the conditions' means before training, :math:`\rho` the `response_scale` and
+    :math:`n_s` the number of training cells of condition s; with ``condition_layer="first"``, as published, it is
+    absent. The condition is scvi-tools' batch.
 
     Parameters
     ----------
@@ -108,6 +110,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         if self.likelihood.has_dispersion:
             by_gene = given.dispersion == "gene"
             self.log_theta = nn.Parameter(torch.zeros(n_input)) if by_gene else Table(n_batch, n_input)
+        self.register_buffer("n_cells", torch.zeros(n_batch), persistent=False)  # of the conditions, 0: not known
         self.is_frozen = False
 
     def __getattr__(self, name: str) -> Any:
@@ -123,7 +126,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
 
     @property
     def models_counts(self) -> bool:
-        """Whether the likelihood is one of counts, whose sum is the library size."""
+        """Whether the likelihood is one of counts."""
         return self.likelihood.models_counts
 
     def adopt(self, reference: TRVAEModule) -> bool:
@@ -147,10 +150,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         they are in evaluation.
         """
         self.is_frozen = True
-        self.requires_grad_(False)
-        for module in self.modules():
-            if isinstance(module, Table) and module.new is not None:
-                module.new.requires_grad_(True)
+        train_new_rows_only(self)
         for layer, frozen in ((self.encoder.first, encoder_first_layer), (self.decoder.first, decoder_first_layer)):
             layer.linear.requires_grad_(not frozen)
             if layer.continuous is not None:
@@ -248,6 +248,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         cat_covs: torch.Tensor | None = None,
         size_factor: torch.Tensor | None = None,
         transform_batch: torch.Tensor | int | None = None,
+        shift: torch.Tensor | None = None,
     ) -> dict[str, Any]:
         """Decode latent variables.
 
@@ -265,6 +266,8 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
             Size factors, `n x 1`, instead of the library size.
         transform_batch
             Condition code to decode all cells with.
+        shift
+            What to add to the decoder's output, `n x n_input`.
 
         Returns
         -------
@@ -274,7 +277,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         if transform_batch is not None:
             batch_index = torch.ones_like(batch_index) * transform_batch
         codes = self._codes(batch_index, cat_covs)
-        y, output, zi_logits = self.decoder(z, codes, cont_covs)
+        y, output, zi_logits = self.decoder(z, codes, cont_covs, shift)
         theta = None
         if self.log_theta is not None:
             theta = torch.exp(self.log_theta(codes[0]) if isinstance(self.log_theta, Table) else self.log_theta)
@@ -309,10 +312,10 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         Parameters
         ----------
         n_obs
-            Number of training cells, over which the prior of the responses is spread; the training plan passes it.
+            Number of training cells, for priors of conditions of which it is not known; the training plan passes it.
         whole_objective
-            Whether to give what training minimises, with the prior of the responses, which is no matter of the cells
-            that an answer is about. The training plan asks for it, for training and validation cells.
+            Whether to give what training minimises, with the prior of what conditions do, which is no matter of the
+            cells that an answer is about. The training plan asks for it, for training and validation cells.
         kl_weight
             Weight of the KL divergence in the loss. The training plan passes the value its warm-up has
             reached, which ends at the module's `kl_weight`.
@@ -324,8 +327,9 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         cells = self.options.reconstruction_weight * reconstruction + kl_weight * kl
         prior = mmd.new_zeros(())
         if whole_objective:
-            prior = response_prior(self.decoder, scale=self.options.response_scale, n_obs=n_obs)
-        extra_metrics = {"mmd": mmd, "response_prior": prior}
+            scale, n_cells = self.options.response_scale, self.n_cells
+            prior = condition_prior(self.decoder, tensors, scale=scale, n_cells=n_cells, n_obs=n_obs)
+        extra_metrics = {"mmd": mmd, "condition_prior": prior}
         if self.options.extra_payload_autotune:
             extra_metrics |= {
                 "z": inference_outputs[MODULE_KEYS.Z_KEY],
@@ -347,12 +351,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         n_samples: int = 1,
         generative_kwargs: dict[str, Any] | None = None,
     ) -> torch.Tensor:
-        """Draw from the posterior predictive distribution.
-
-        Returns
-        -------
-        Tensor on the CPU, `n x n_input`, or `n x n_input x n_samples` for several samples.
-        """
+        """Posterior predictive draws on the CPU: `n x n_input`, or `n x n_input x n_samples` for several samples."""
         _, generative_outputs = self.forward(
             tensors,
             inference_kwargs={"n_samples": n_samples},

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.utils import track
@@ -17,6 +18,8 @@ from trvae_scvi.data._cells import AnnDataCells, Cells
 from trvae_scvi.data._loader_cells import LoaderCells
 from trvae_scvi.data._schema import Schema
 from trvae_scvi.module._trvae_module import means_only
+
+from ._levels import Levels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -55,6 +58,8 @@ class Predictor:
         Labels x conditions, whether there were training cells; ``None`` if that is not known.
     decoding
         What cells are decoded with instead, see :meth:`combining`.
+    levels
+        Of labels under conditions that they were not measured under; ``None`` if there are none.
     """
 
     module: TRVAEModule
@@ -63,13 +68,16 @@ class Predictor:
     nonnegative: bool
     measured: np.ndarray | None
     decoding: TRVAEModule | None = None
+    levels: Levels | None = None
 
     @classmethod
     def of(cls, model: Model) -> Predictor:
         """That of a model; a RuntimeError if it is not trained."""
         if not model.is_trained_:
             raise RuntimeError(NOT_TRAINED)
-        return cls(model.module, Schema.of(model.registry_), model.adata, model.nonnegative_, model.measured_)
+        levels = None if model.levels_ is None else Levels(**model.levels_)
+        known = model.adata, model.nonnegative_, model.measured_
+        return cls(model.module, Schema.of(model.registry_), *known, levels=levels)
 
     def cells(
         self,
@@ -130,8 +138,11 @@ class Predictor:
             }
             source = self._decode(given, None) if request.method == "counterfactual" else None
             predicted: dict[Any, np.ndarray | sparse.csr_matrix] = {}
+            labels = self._labels_of(cells.latest)
+            sources = tensors[REGISTRY_KEYS.BATCH_KEY].cpu().numpy().ravel()
             for name, code in targets.items():
-                decoded = self._decode(asked, code)
+                shift = None if self.levels is None or labels is None else self.levels.of(labels, sources, code)
+                decoded = self._decode(asked, code, shift)
                 if source is not None:
                     predicted[name] = likelihood.counterfactual(
                         x, source, decoded, rngs[name], nonnegative=self.nonnegative
@@ -156,10 +167,20 @@ class Predictor:
         outputs[MODULE_KEYS.Z_KEY] = outputs[MODULE_KEYS.QZ_KEY].loc
         return generative_input(self.module, tensors, outputs)
 
+    def _labels_of(self, obs: pd.DataFrame) -> np.ndarray | None:
+        """Codes of the labels of a minibatch, -1 for those that are not known; ``None`` if no level depends on them."""
+        key = self.schema.labels_key
+        if self.levels is None or key not in obs:
+            return None
+        return pd.Index(self.schema.labels).get_indexer(obs[key])
+
     @torch.inference_mode()
-    def _decode(self, given: dict[str, torch.Tensor | None], code: int | None) -> Decoded:
+    def _decode(
+        self, given: dict[str, torch.Tensor | None], code: int | None, shift: np.ndarray | None = None
+    ) -> Decoded:
         decoding = self.module if self.decoding is None else self.decoding
-        outputs = decoding.generative(**given, transform_batch=code)
+        moved = None if shift is None else torch.as_tensor(shift, device=next(decoding.parameters()).device)
+        outputs = decoding.generative(**given, transform_batch=code, shift=moved)
         return self.module.likelihood.decoded(outputs[MODULE_KEYS.PX_KEY], outputs["theta"])
 
     def combining(self, weights: np.ndarray) -> Predictor:

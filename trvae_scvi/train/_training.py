@@ -27,6 +27,7 @@ from trvae_scvi.data._values import read_once
 from ._datamodule import CheckBatches, check_datamodule, prepare_datamodule
 from ._own_data import cells_by_label, check_unchanged_cells, check_unchanged_columns, check_values
 from ._plan import RestoreBestWeights, TRVAETrainingPlan
+from ._prior import count_cells, learn_prior
 from ._splitter import TRVAEDataSplitter
 from ._stopping import Progress, usable_afterwards
 
@@ -115,12 +116,16 @@ def train_model(
         callbacks += stopping
     if is_new:
         _warn_of_few_cells(model)
+    if datamodule is None:
+        count_cells(model)
     with (
         _taking_note(model, progress, nonnegative=nonnegative),
         _quiet(model.module),
         seeded(set_here["seed"]),
         tempfile.TemporaryDirectory() as folder,
     ):
+        if is_new and datamodule is None:
+            learn_prior(model)
         run(
             max_epochs=max_epochs,
             **split,

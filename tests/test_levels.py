@@ -1,0 +1,155 @@
+"""Labels under conditions that they were not measured under: drawn towards what groups share, as far as they do."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import FAST, assert_same_cells, make_trained
+
+import trvae_scvi as tv
+from trvae_scvi._math._mixed_model import fit_mixed_model
+from trvae_scvi.data._cells import AnnDataCells
+from trvae_scvi.data._group_means import label_means
+from trvae_scvi.predict._find_levels import _measure, _missing
+from trvae_scvi.predict._levels import Levels
+from trvae_scvi.predict._predictor import Predictor
+from trvae_scvi.predict._request import Request
+
+LABELS = {"labels_key": "cell_type"}
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """Of four types, the first one never stimulated."""
+    adata = tv.datasets.simulate_perturbation(n_cells=800, n_genes=60, n_types=4).adata
+    hidden = (adata.obs["cell_type"] == "type_1") & (adata.obs["condition"] == "stimulated")
+    return adata[~hidden.to_numpy()].copy()
+
+
+@pytest.fixture(scope="module")
+def model(cells):
+    return make_trained(cells, LABELS, {"max_epochs": 20})
+
+
+def control_of(model, label):
+    obs = model.adata.obs
+    return model.adata[((obs["cell_type"] == label) & (obs["condition"] == "control")).to_numpy()]
+
+
+def test_levels_are_looked_up_by_label_own_condition_and_target():
+    levels = Levels(np.array([[1, 0, 2], [3, 0, 2], [1, 1, 0]]), np.arange(6, dtype=np.float32).reshape(3, 2))
+    found = levels.of(np.array([3, -1, 1, 1]), np.array([0, 0, 0, 1]), 2)
+    np.testing.assert_array_equal(found, [[2, 3], [0, 0], [0, 1], [0, 0]])
+    assert levels.of(np.array([3, 3]), np.array([0, 0]), 1) is None
+
+
+def test_what_is_missing_is_asked_of_every_condition_if_there_are_few_and_of_the_largest_if_many():
+    few = np.array([[30, 30, 5], [20, 0, 20], [0, 9, 20]])  # conditions x labels
+    found = [tuple(each) for each in _missing(few)]
+    assert found == [(0, 0, [2]), (0, 1, [2]), (1, 0, [1])]  # 9 and 5 cells are too few to go by
+    many = np.zeros((1002, 2), dtype=int)
+    many[:, 0], many[0, 1], many[1, 1] = 12, 20, 30
+    assert [tuple(each) for each in _missing(many)] == [(1, 1, list(range(2, 1002)))]
+    assert list(_missing(np.array([[30, 30], [0, 0]]))) == []  # nothing to learn from
+
+
+def test_only_labels_that_were_not_measured_have_levels(model, cells):
+    codes = list(model.adata.obs["cell_type"].cat.categories).index("type_1"), 0, 1
+    assert model.levels_["triples"].tolist() == [list(codes)]
+    assert model.levels_["offsets"].shape == (1, 60)
+    assert make_trained(cells).levels_ is None  # without labels
+    complete = cells[cells.obs["cell_type"] != "type_1"]
+    assert make_trained(complete, LABELS).levels_ is None
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "mse", "bernoulli"])
+def test_the_mean_of_a_label_is_what_the_others_and_the_network_say_in_shares(cells, likelihood):
+    cells = cells.copy()
+    if likelihood in ("mse", "bernoulli"):
+        cells.X = np.log1p(cells.X.toarray())
+        cells.X = cells.X / (cells.X.max() if likelihood == "bernoulli" else 1.0)
+    model = make_trained(cells, LABELS, {"max_epochs": 20}, gene_likelihood=likelihood)
+    predictor = Predictor.of(model)
+    method = "mean" if likelihood == "bernoulli" else "counterfactual"
+    requests = [Request(method=method, seed=seed) for seed in range(8)]
+    own_cells = AnnDataCells(control_of(model, "type_1"), np.arange(len(control_of(model, "type_1"))), predictor.schema)
+    own, network, _ = _measure(replace(predictor, levels=None), own_cells, [1], requests)
+    _, reached, _ = _measure(predictor, own_cells, [1], requests)
+    groups = label_means(model.adata_manager, model.module.likelihood, (2, 4))
+    fit = fit_mixed_model(groups, labels_differ=True)
+    label = model.levels_["triples"][0, 0]
+    share = 1.0 / fit.n_labels[1]
+    assert 0.3 < share < 0.4  # three other types
+    lasting = fit.baseline[label] + fit.effect[0] - groups.mean[0, label]
+    wanted = own + lasting + share * (fit.effect[1] - fit.effect[0]) + (1.0 - share) * (network[0] - own)
+    before, after = (np.sqrt(((values[0] - wanted) ** 2).mean()) for values in (network, reached))
+    assert after < 0.6 * before  # not all the way: a mean of few cells moves a gene by little
+
+
+def test_means_of_groups_are_those_of_the_values_compared(model):
+    groups = label_means(model.adata_manager, model.module.likelihood, (2, 4))
+    obs = model.adata.obs
+    values = tv.metrics.comparison_matrix(model.adata)
+    for s, condition in enumerate(("control", "stimulated")):
+        for k, label in enumerate(obs["cell_type"].cat.categories):
+            own = values[((obs["condition"] == condition) & (obs["cell_type"] == label)).to_numpy()]
+            assert groups.n[s, k] == len(own)
+            if len(own):
+                np.testing.assert_allclose(groups.mean[s, k], own.mean(axis=0), rtol=1e-5, atol=1e-6)
+                np.testing.assert_allclose(groups.error[s, k], own.var(axis=0, ddof=1) / len(own), rtol=1e-4, atol=1e-8)
+
+
+def test_cells_without_a_known_label_are_predicted_as_before(model):
+    control = control_of(model, "type_1").copy()
+    known = model.predict_perturbation(control, target="stimulated").X.toarray()
+    unknown = control.copy()
+    unknown.obs["cell_type"] = "never seen"
+    without = control.copy()
+    del without.obs["cell_type"]
+    plain = [model.predict_perturbation(some, target="stimulated").X.toarray() for some in (unknown, without)]
+    np.testing.assert_array_equal(*plain)
+    assert (plain[0] != known).any()
+    measured = control_of(model, "type_2")
+    levels, model.levels_ = model.levels_, None
+    try:
+        np.testing.assert_array_equal(model.predict_perturbation(control, target="stimulated").X.toarray(), plain[0])
+        other = model.predict_perturbation(measured, target="stimulated").X.toarray()
+    finally:
+        model.levels_ = levels
+    np.testing.assert_array_equal(model.predict_perturbation(measured, target="stimulated").X.toarray(), other)
+
+
+def test_levels_are_saved_and_taken_over_by_a_query(model, tmp_path):
+    control = control_of(model, "type_1").copy()
+    prediction = model.predict_perturbation(control, target="stimulated")
+    model.save(tmp_path / "model", save_anndata=True)
+    assert_same_cells(tv.TRVAE.load(tmp_path / "model").predict_perturbation(control, target="stimulated"), prediction)
+    query = model.adata.copy()
+    query.obs["condition"] = query.obs["condition"].astype(str) + "_new"
+    mapped = tv.TRVAE.load_query_data(query, model)
+    mapped.train(**FAST)
+    again = mapped.predict_perturbation(control, target="stimulated")
+    np.testing.assert_array_equal(again.X.toarray(), prediction.X.toarray())
+    assert tv.TRVAE.load_query_data(query, model, unfrozen=True).levels_ is None
+
+
+def distances_where_nothing_happens(seed):
+    """Of the prediction and of no change to the truth, with two names for one condition."""
+    adata = tv.datasets.simulate_perturbation(n_cells=1600, n_genes=100, n_types=4, seed=seed).adata
+    adata = adata[adata.obs["condition"] == "control"].copy()
+    rng = np.random.default_rng(seed)
+    adata.obs["condition"] = np.where(rng.random(adata.n_obs) < 0.5, "control", "nothing")
+    keys = {"group_key": "cell_type", "control": "control", "target": "nothing"}
+    holdout, truth = tv.benchmark.hold_out(adata, **keys, group="type_2")
+    prediction = tv.benchmark.TRVAEMethod({"n_hidden": 32}, {"max_epochs": 40, "batch_size": 128})(holdout)
+    real, own, predicted = (tv.metrics.comparison_matrix(x) for x in (truth.real, holdout.control, prediction))
+    errors = [((x.mean(axis=0) - real.mean(axis=0)) ** 2).mean() for x in (predicted, own)]
+    return [*(tv.metrics.energy_distance(x, real) for x in (predicted, own)), *errors]
+
+
+def test_where_nothing_happens_the_prediction_is_as_good_as_no_change():
+    distance, unchanged, error, unchanged_error = np.mean(
+        [distances_where_nothing_happens(s) for s in range(4)], axis=0
+    )
+    assert distance < unchanged + 0.005
+    assert error < 1.02 * unchanged_error

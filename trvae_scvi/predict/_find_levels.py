@@ -1,0 +1,168 @@
+"""Levels of labels under conditions that they were not measured under: how far the network is believed there.
+
+For cells of a label that was never measured under the target, the network says how the response depends on the cell's
+state; the means of the other labels say how far labels respond alike at all, and how much of what a label is known for
+will last. The second is a linear mixed model (:mod:`~trvae_scvi._math._mixed_model`), towards which the prediction is
+drawn by one share in K, with K labels measured under the target: from a single one no difference can be learned.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from trvae_scvi._math._mixed_model import GroupMeans, MixedModel, fit_mixed_model
+from trvae_scvi.data._cells import AnnDataCells
+from trvae_scvi.data._group_means import label_means, logarithms
+
+from ._levels import Levels
+from ._predictor import Predictor, resolved
+from ._request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+
+    from trvae_scvi.data._model import Model
+    from trvae_scvi.data._schema import Schema
+
+__all__ = ["find_levels"]
+
+_MIN_CELLS = 10  # of a label, for its own mean to be worth anything
+_CELLS = 1024, 128  # predicted to find a level: of few labels and conditions, and of many
+_ALL_CELLS = 10_000  # predicted to find all levels, unless these are so many that the least for each is more
+_MOST_LEVELS = 1000
+_MOST_DRAWS = 8
+_STEPS = 5
+_GAINS = 0.2, 1.5
+_LARGEST_STEP = 1.0  # on the scale of the decoder's output
+_SCALE = 0.5  # standard deviation of the prior of an offset, on that scale, too
+
+
+class _Missing(NamedTuple):
+    """A label, a condition to predict it from, and those it was not measured under."""
+
+    label: int
+    source: int
+    targets: list[int]
+
+
+def find_levels(model: Model) -> dict[str, np.ndarray] | None:
+    """The levels of all labels of a trained model's own cells that were not measured under some condition.
+
+    Returns
+    -------
+    The arguments of :class:`~._levels.Levels`, plain values that can be saved; ``None`` if there are no labels, none is
+    missing, or the network decodes something else than genes.
+    """
+    predictor = replace(Predictor.of(model), levels=None)
+    schema, module = predictor.schema, predictor.module
+    if schema.labels_key is None or module.options.network is not None:
+        return None
+    groups = label_means(model.adata_manager, module.likelihood, (len(schema.conditions), len(schema.labels)))
+    missing = list(_missing(groups.n))
+    if not missing:
+        return None
+    fit = fit_mixed_model(groups, labels_differ=True)
+    n_cells = int(np.clip(_ALL_CELLS / sum(len(each.targets) for each in missing), _CELLS[1], _CELLS[0]))
+    levels = [_levels_of(each, model, predictor, fit, groups, n_cells) for each in missing]
+    return {"triples": np.concatenate([_triples(each) for each in missing]), "offsets": np.concatenate(levels)}
+
+
+def _missing(n: np.ndarray) -> Iterator[_Missing]:
+    """What may be asked for; `n` are numbers of cells, conditions x labels.
+
+    Every condition may be what others are predicted from; where that is too much, those with the most cells, of which
+    the control is one.
+    """
+    asked = (n == 0) & (n > 1).any(axis=1, keepdims=True) & (n >= _MIN_CELLS).any(axis=0)
+    n_sources = max(1, _MOST_LEVELS // max(1, int(asked.sum())))
+    sources = np.sort(np.argsort(-n.sum(axis=1), kind="stable")[:n_sources])
+    for label in np.flatnonzero(asked.any(axis=0)):
+        for source in sources[n[sources, label] >= _MIN_CELLS]:
+            yield _Missing(int(label), int(source), np.flatnonzero(asked[:, label]).tolist())
+
+
+def _triples(missing: _Missing) -> np.ndarray:
+    return np.array([(missing.label, missing.source, target) for target in missing.targets])
+
+
+def _levels_of(
+    missing: _Missing, model: Model, predictor: Predictor, fit: MixedModel, groups: GroupMeans, n_cells: int
+) -> np.ndarray:
+    """Offsets with which a label's cells get the mean that is wanted under every target, `targets x g`."""
+    schema = predictor.schema
+    label, source, targets = missing
+    rng = np.random.default_rng(0)
+    adata = resolved(None, model.adata)
+    cells = AnnDataCells(adata, _drawn(adata.obs, schema, missing, n_cells, rng), schema)
+    method = "mean" if "counterfactual" in predictor.module.likelihood.refused else "counterfactual"
+    # few cells are changed several times, so that what is found is not about one draw
+    requests = [Request(method=method, seed=seed) for seed in range(-(-n_cells // len(cells.obs)))][:_MOST_DRAWS]
+    offsets = np.zeros((len(targets), groups.mean.shape[-1]), dtype=np.float32)
+    own, reached, _ = _measure(predictor, cells, targets, requests)
+    error = np.maximum(groups.error[source, label], 1e-12)
+    lasting = fit.baseline[label] + fit.effect[source] - groups.mean[source, label]
+    shared = fit.effect[targets] - fit.effect[source]
+    share = 1.0 / np.maximum(fit.n_labels[targets], 1.0)[:, None]
+    wanted = own + lasting + share * shared + (1.0 - share) * (reached - own)
+    expected = np.zeros_like(wanted)
+    gain = np.ones((len(targets), 1))
+    for _ in range(_STEPS):
+        before = reached
+        levels = replace(predictor, levels=Levels(_triples(missing), offsets))
+        _, reached, slope = _measure(levels, cells, targets, requests)
+        # the slope is that of counts; extra zeros, for one, let means grow by less
+        found = ((reached - before) * expected).sum(axis=1) / np.maximum((expected**2).sum(axis=1), 1e-12)
+        gain = np.clip(found, *_GAINS)[:, None] if expected.any() else gain
+        # the posterior mode, as a mean of few cells or counts is no reason to move a gene far
+        precision = (gain * slope) ** 2 / error + 1.0 / _SCALE**2
+        step = (gain * slope * (wanted - reached) / error - offsets / _SCALE**2) / precision
+        step = np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
+        offsets = (offsets + step).astype(np.float32)
+        expected = step * slope
+    return offsets
+
+
+def _drawn(obs: pd.DataFrame, schema: Schema, missing: _Missing, n_cells: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions of cells of the label under its source, all or some."""
+    of_label = (obs[schema.labels_key] == schema.labels[missing.label]).to_numpy()
+    rows = np.flatnonzero(of_label & (obs[schema.condition_key] == schema.conditions[missing.source]).to_numpy())
+    return np.sort(rng.permutation(rows)[:n_cells])
+
+
+def _measure(
+    predictor: Predictor, cells: AnnDataCells, targets: list[int], requests: list[Request]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means of the cells and of what is predicted of them, and by how much these grow with the decoder's output."""
+    counts = predictor.module.likelihood.models_counts
+    own: np.ndarray = np.zeros(cells.expression.shape[1])
+    reached, slope = (np.zeros((len(targets), len(own))) for _ in range(2))
+    n = cells.expression.shape[0] * len(requests)
+    codes = {target: target for target in targets}
+    for x, predicted in itertools.chain.from_iterable(predictor.blocks(cells, codes, some) for some in requests):
+        own = own + _sums(x, counts)[0]
+        for i, target in enumerate(targets):
+            sums, growth = _sums(predicted[target], counts)
+            reached[i] += sums
+            slope[i] += growth
+    return own / n, reached / n, slope / n
+
+
+def _sums(x: Any, counts: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over cells of the values on the scale of changes, and of their growth with the logarithm of the mean."""
+    if not counts:
+        x = np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float64)
+        return x.sum(axis=0), np.full(x.shape[1], float(len(x)))
+    x = sparse.csr_matrix(x, dtype=np.float64)
+    values = logarithms(x)
+    growth = values.copy()
+    per_count = np.expm1(values.data) / np.maximum(x.data, 1e-12)
+    # what one count less would take away, for every count there is
+    growth.data = x.data * (values.data - np.log1p(np.maximum(np.expm1(values.data) - per_count, 0.0)))
+    return np.asarray(values.sum(axis=0)).ravel(), np.asarray(growth.sum(axis=0)).ravel()
