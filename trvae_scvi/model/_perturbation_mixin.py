@@ -48,7 +48,8 @@ class PerturbationMixin(BaseModelClass):
 
         Cells are encoded with the condition they were measured under (posterior mean) and decoded with
         the target (Lotfollahi et al. 2020). The three methods differ in what is made of the decoded
-        distribution.
+        distribution. Where the cells' label is registered and was not measured under the target, the mean of the label
+        is drawn towards what labels share, as far as they do; see "Labels that were not measured" in the user guide.
 
         Parameters
         ----------
@@ -111,7 +112,8 @@ class PerturbationMixin(BaseModelClass):
             What decides the numbers: `method`, `library_size`, `covariates`, `seed`, `batch_size`, `device`, a
             fingerprint of the `model` and the `version` of the package; and what they are: their `scale`, `source` and
             `target` conditions, the `source_key`, and in `target_measured`, for every target, whether the cells' labels
-            were measured under it in training (``"yes"``, ``"no"``, ``"some"`` of them, or ``"unknown"``).
+            were measured under it in training (``"yes"``, ``"no"``, ``"some"`` of them, or ``"unknown"``), and in
+            `n_drawn_to_other_labels` of how many cells what labels share decided, too.
 
         Raises
         ------

@@ -77,12 +77,11 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         puts them, whatever is trained.
     condition_layer
         Where the condition enters the decoder. Into the ``"first"`` layer, as published, or into the
-        ``"output"`` layer: there every condition adds to each variable an offset that all cells share, and a
-        deviation that depends on the cell's last hidden layer. Covariates always enter the first layer.
+        ``"output"`` layer: there every condition adds to each variable an offset that all cells share, its prior
+        learned from the data, and a deviation by the cell's last hidden layer. Covariates always enter the first layer.
     response_scale
-        How much responses may differ between cells, with ``condition_layer="output"``: standard deviation
-        of a normal prior on the difference of two conditions' weights for the last hidden layer, on the
-        scale of log means. Towards 0 a condition does the same to all cells.
+        How much responses may differ between cells, with ``condition_layer="output"``: standard deviation of a normal
+        prior on the difference of two conditions' weights for the last hidden layer, on the scale of log means.
     normalization
         ``"layer"``, ``"batch"`` or ``None``, after every hidden linear map.
     nonnegative_output
@@ -245,7 +244,8 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         %(param_layer)s
         labels_key
             Column with cell types, worth giving where they are known: batches then hold more cells of the
-            rare ones, and the MMD is balanced over them. Labels never enter encoder or decoder.
+            rare ones, the MMD is balanced over them, and a type not measured under a condition is predicted with
+            regard to what others share. Labels never enter encoder or decoder.
         %(param_size_factor_key)s
         %(param_cat_cov_keys)s
         %(param_cont_cov_keys)s

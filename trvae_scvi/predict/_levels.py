@@ -34,8 +34,12 @@ class Levels:
         target
             Code of the condition.
         """
-        known = {(int(k), int(s)): i for i, (k, s, t) in enumerate(self.triples) if t == target}
-        rows = np.array([known.get((int(k), int(s)), -1) for k, s in zip(labels, sources, strict=True)])
+        rows = self.rows(labels, sources, target)
         if (rows < 0).all():
             return None
         return np.where((rows >= 0)[:, None], self.offsets[rows], np.float32(0.0))
+
+    def rows(self, labels: np.ndarray, sources: np.ndarray, target: int) -> np.ndarray:
+        """Which offsets are those of cells, `n` positions, -1 for none; the parameters are those of :meth:`of`."""
+        known = {(int(k), int(s)): i for i, (k, s, t) in enumerate(self.triples) if t == target}
+        return np.array([known.get((int(k), int(s)), -1) for k, s in zip(labels, sources, strict=True)], dtype=np.int64)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 
 from trvae_scvi._arguments import plain_list
@@ -102,7 +103,9 @@ def _annotation(predictor: Predictor, obs: Mapping[Any, pd.DataFrame], cells: Ce
     prediction = AnnData(obs=predicted_obs(obs, schema, source_key, covariates), var=cells.var.copy())
     measured = [target_measured(own, schema, name, predictor.measured) for name, own in obs.items()]
     sources = pd.unique(pd.concat([own[schema.condition_key] for own in obs.values()]))
-    weights = predictor.module.state_dict()
+    weights = dict(predictor.module.state_dict())
+    if predictor.levels is not None:
+        weights["levels"] = torch.as_tensor(predictor.levels.offsets)
     prediction.uns["trvae"] = {
         "method": request.method,
         "scale": likelihood.scale_of(request.method),
@@ -110,6 +113,7 @@ def _annotation(predictor: Predictor, obs: Mapping[Any, pd.DataFrame], cells: Ce
         "source_key": source_key,
         "target": np.array([str(name) for name in obs]),
         "target_measured": np.array(measured),
+        "n_drawn_to_other_labels": np.array([predictor.n_drawn(own, name) for name, own in obs.items()]),
         "library_size": "own" if request.library_size is None else float(request.library_size),
         "covariates": dict(zip(covariates, plain_list(covariates.values()), strict=True)),
         "seed": "none" if request.seed is None else int(request.seed),

@@ -167,6 +167,14 @@ class Predictor:
         outputs[MODULE_KEYS.Z_KEY] = outputs[MODULE_KEYS.QZ_KEY].loc
         return generative_input(self.module, tensors, outputs)
 
+    def n_drawn(self, obs: pd.DataFrame, target: Any) -> int:
+        """Of how many cells, by their columns, levels decide the prediction under a target."""
+        labels, conditions = self._labels_of(obs), pd.Index(self.schema.conditions)
+        if self.levels is None or labels is None or target not in conditions:
+            return 0
+        sources = conditions.get_indexer(obs[self.schema.condition_key])
+        return int((self.levels.rows(labels, sources, int(conditions.get_loc(target))) >= 0).sum())
+
     def _labels_of(self, obs: pd.DataFrame) -> np.ndarray | None:
         """Codes of the labels of a minibatch, -1 for those that are not known; ``None`` if no level depends on them."""
         key = self.schema.labels_key

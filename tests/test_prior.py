@@ -1,0 +1,153 @@
+"""The prior of what conditions do: learned from the right means, before training, and kept by what follows."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import FAST, make_trained
+from scipy import sparse
+
+import trvae_scvi as tv
+from trvae_scvi.data._group_means import output_means
+
+LABELS = {"labels_key": "cell_type"}
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return tv.datasets.simulate_perturbation(n_cells=900, n_genes=60, n_types=3).adata
+
+
+def trained(cells, setup=LABELS, train=None, **model):
+    return make_trained(cells, setup, {"max_epochs": 2, **(train or {})}, **model)
+
+
+def groups_of(adata, labels):
+    conditions = adata.obs["condition"].astype("category")
+    kinds = adata.obs["cell_type"].astype("category") if labels else None
+    for s, condition in enumerate(conditions.cat.categories):
+        for k, label in enumerate(kinds.cat.categories if labels else [None]):
+            yield s, k, ((conditions == condition) & (True if label is None else kinds == label)).to_numpy()
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("likelihood", ["nb", "mse", "bernoulli"])
+def test_means_are_those_of_the_decoders_scale(cells, likelihood, labels):
+    cells = cells.copy()
+    counts = cells.X.toarray()
+    if likelihood != "nb":
+        cells.X = np.log1p(counts)
+        cells.X = cells.X / (cells.X.max() if likelihood == "bernoulli" else 1.0)
+    model = trained(cells, LABELS if labels else {}, gene_likelihood=likelihood)
+    found = output_means(model.adata_manager, model.module.likelihood, (2, 3 if labels else 1))
+    values = counts / counts.sum(axis=1, keepdims=True) if likelihood == "nb" else cells.X
+    for s, k, own in groups_of(cells, labels):
+        mean, error = values[own].mean(axis=0), values[own].var(axis=0, ddof=1) / own.sum()
+        assert found.n[s, k] == own.sum()
+        if likelihood == "nb":
+            seen = counts[own].sum(axis=0) > 100  # where half a count makes no difference
+            np.testing.assert_allclose(found.mean[s, k][seen], np.log(mean[seen]), atol=0.01)
+            np.testing.assert_allclose(
+                found.error[s, k][seen], (error / mean**2)[seen], rtol=0.15
+            )  # or what counting alone has
+        elif likelihood == "mse":
+            np.testing.assert_allclose(found.mean[s, k], mean, rtol=1e-5, atol=1e-7)
+            np.testing.assert_allclose(found.error[s, k], error, rtol=1e-3, atol=1e-9)
+        else:
+            np.testing.assert_allclose(1 / (1 + np.exp(-found.mean[s, k])), mean, atol=0.01)
+    assert np.isfinite(found.mean).all() and (found.error > 0).all()
+
+
+def test_with_size_factors_means_are_those_whose_softplus_are_the_multiples(cells):
+    cells = cells.copy()
+    cells.obs["factor"] = np.random.default_rng(0).uniform(0.5, 2.0, cells.n_obs)
+    model = trained(cells, {"size_factor_key": "factor"})
+    found = output_means(model.adata_manager, model.module.likelihood, (2, 1))
+    multiples = cells.X.toarray() / cells.obs["factor"].to_numpy()[:, None]
+    for s, k, own in groups_of(cells, labels=False):
+        seen = cells.X[own].toarray().sum(axis=0) > 100
+        softplus = np.log1p(np.exp(found.mean[s, k]))
+        np.testing.assert_allclose(softplus[seen], multiples[own].mean(axis=0)[seen], rtol=0.01)
+
+
+def test_dense_sparse_and_pieces_give_one_result(cells, monkeypatch):
+    dense = cells.copy()
+    dense.X = dense.X.toarray()
+    column = cells.copy()
+    column.X = sparse.csc_matrix(column.X)
+    found = []
+    for adata, rows in ((cells, 4096), (dense, 100), (column, 7)):
+        model = trained(adata)
+        monkeypatch.setattr("trvae_scvi.data._values._ROWS", rows)
+        found.append(output_means(model.adata_manager, model.module.likelihood, (2, 3)))
+        monkeypatch.undo()
+    for other in found[1:]:
+        for mine, theirs in zip(found[0], other, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb"])
+def test_every_output_layer_has_the_prior_and_the_means_start_at_its_answer(cells, likelihood):
+    model = trained(cells, train={"plan_kwargs": {"lr": 1e-9}}, gene_likelihood=likelihood)
+    layers = model.module.decoder.condition_layers()
+    assert len(layers) == (2 if likelihood == "zinb" else 1)
+    for layer in layers:
+        assert torch.isfinite(layer.offset.scale).all() and (layer.offset.scale > 0).all()
+    difference = (layers[0].offset.weight[1] - layers[0].offset.weight[0]).detach().numpy()
+    assert np.abs(difference).max() > 0.2
+    values, change = tv.metrics.comparison_matrix(cells), 0.0
+    for kind in cells.obs["cell_type"].unique():
+        means = [
+            values[((cells.obs["cell_type"] == kind) & (cells.obs["condition"] == name)).to_numpy()].mean(axis=0)
+            for name in ("control", "stimulated")
+        ]
+        change = change + means[1] - means[0]
+    assert np.corrcoef(difference, change)[0, 1] > 0.9
+
+
+def test_a_second_training_and_a_query_keep_the_prior(cells):
+    model = trained(cells)
+    scale = model.module.decoder.output.offset.scale.clone()
+    model.train(**FAST)
+    assert torch.equal(model.module.decoder.output.offset.scale, scale)
+    query = cells.copy()
+    query.obs["condition"] = query.obs["condition"].astype(str).replace("stimulated", "new")
+    mapped = tv.TRVAE.load_query_data(query, model)
+    grown = mapped.module.decoder.output.offset.scale
+    assert torch.equal(grown[:2], scale)
+    torch.testing.assert_close(grown[2], scale.square().mean(dim=0).sqrt())  # as large as what the others did
+    mapped.train(**FAST)
+    assert torch.equal(mapped.module.decoder.output.offset.scale, grown)
+
+
+def test_what_was_saved_before_there_were_priors_answers_as_it_did(cells, tmp_path):
+    model = trained(cells)
+    layer = model.module.decoder.output
+    layer.offset.scale.fill_(torch.inf)
+    layer.centre.zero_()
+    layer.n_seen.zero_()
+    expected = model.predict_perturbation(cells, target="stimulated").X.toarray()
+    model.save(tmp_path / "model")
+    saved = torch.load(tmp_path / "model" / "model.pt", weights_only=False)
+    for name in ("offset.scale", "centre", "n_seen"):
+        del saved["model_state_dict"][f"decoder.output.{name}"]
+    torch.save(saved, tmp_path / "model" / "model.pt")
+    again = tv.TRVAE.load(tmp_path / "model", cells)
+    np.testing.assert_array_equal(again.predict_perturbation(cells, target="stimulated").X.toarray(), expected)
+
+
+def test_there_is_none_in_the_first_layer(cells):
+    assert trained(cells, condition_layer="first").module.decoder.condition_layers() == []
+
+
+def test_a_prediction_says_of_how_many_cells_other_labels_decided(cells):
+    hidden = ((cells.obs["cell_type"] == "type_1") & (cells.obs["condition"] == "stimulated")).to_numpy()
+    model = trained(cells[~hidden].copy())
+    control = cells[(cells.obs["condition"] == "control").to_numpy()]
+    said = model.predict_perturbation(control, target=["stimulated", "control"]).uns["trvae"]
+    n = int((control.obs["cell_type"] == "type_1").sum())
+    assert said["n_drawn_to_other_labels"].tolist() == [n, 0]
+    assert said["target_measured"].tolist() == ["some", "yes"]
+    levels, model.levels_ = model.levels_, None
+    plain = model.predict_perturbation(control, target="stimulated").uns["trvae"]
+    assert plain["n_drawn_to_other_labels"].tolist() == [0] and plain["model"] != said["model"]
+    model.levels_ = levels
