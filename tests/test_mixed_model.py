@@ -105,3 +105,12 @@ def test_what_was_compared_with_nothing_has_no_effect():
     assert np.isinf(found.prior_variance[2]).all()
     alone = fit_mixed_model(groups._replace(n=np.eye(3, 2) * 50.0), labels_differ=True)
     assert (alone.effect == 0.0).all() and np.isfinite(alone.baseline).all()
+
+
+def test_many_groups_are_fitted_a_part_of_the_genes_at_a_time(monkeypatch):
+    groups, *_ = simulate(np.random.default_rng(8), between=0.2)
+    whole = fit_mixed_model(groups, labels_differ=True)
+    monkeypatch.setattr("trvae_scvi._math._mixed_model._ENTRIES", 1)
+    parts = fit_mixed_model(groups, labels_differ=True)
+    for name in ("effect", "baseline", "between", "n_labels"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=0.1, atol=0.02)

@@ -151,3 +151,13 @@ def test_a_prediction_says_of_how_many_cells_other_labels_decided(cells):
     plain = model.predict_perturbation(control, target="stimulated").uns["trvae"]
     assert plain["n_drawn_to_other_labels"].tolist() == [0] and plain["model"] != said["model"]
     model.levels_ = levels
+
+
+def test_where_means_of_labels_are_too_many_labels_count_as_one(cells, monkeypatch):
+    monkeypatch.setattr("trvae_scvi.data._group_means._MOST_MEANS", 2 * 60)
+    hidden = ((cells.obs["cell_type"] == "type_1") & (cells.obs["condition"] == "stimulated")).to_numpy()
+    with pytest.warns(UserWarning, match="2 conditions, 3 labels and 60 genes are more than fit into memory"):
+        model = trained(cells[~hidden].copy())
+    assert model.levels_ is None
+    pooled = output_means(model.adata_manager, model.module.likelihood, (2, 1))
+    assert pooled.n.sum() == (~hidden).sum()

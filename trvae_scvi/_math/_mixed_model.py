@@ -24,6 +24,7 @@ __all__ = ["GroupMeans", "MixedModel", "fit_mixed_model", "shrinkage"]
 _PRIOR_DF = 4.0  # degrees of freedom that the mean over genes counts for beside a gene's own variance
 _ROUNDS, _SWEEPS, _EM_STEPS = 4, 30, 200
 _TINY = 1e-12
+_ENTRIES, _LEAST_GENES = 4_000_000, 500  # of groups and genes at a time; the least, as variances lean on each other
 
 
 class GroupMeans(NamedTuple):
@@ -81,9 +82,34 @@ def fit_mixed_model(groups: GroupMeans, *, labels_differ: bool) -> MixedModel:
     """
     there = groups.n > 1
     compared = there & (there.sum(axis=0) > 1)  # a label under one condition alone tells of none
-    n_conditions = len(there)
+    known = compared.any(axis=1)
+    # genes a part at a time, as groups may be many
+    size = max(_LEAST_GENES, _ENTRIES // there.size)
+    parts = [slice(start, start + size) for start in range(0, groups.mean.shape[-1], size)]
+    fits = [_fit(groups.mean[..., part], groups.error[..., part], compared, labels_differ) for part in parts]
+    effect, between, noise, n_labels = (np.concatenate(each, axis=-1) for each in zip(*fits, strict=True))
+    factor, variance = np.zeros_like(effect), np.zeros_like(effect)
+    for s in np.flatnonzero(known):
+        factor[s], variance[s] = shrinkage(effect[s], noise[s])
+    effect = factor * effect
+    baseline = [_baseline(groups, there, effect, between, part) for part in parts]
+    return MixedModel(
+        effect,
+        variance,
+        np.where(known[:, None], noise * factor / np.maximum(1.0 - factor, 1e-6), np.inf),
+        between,
+        np.concatenate(baseline, axis=-1),
+        np.where(known, n_labels.mean(axis=-1), 0.0),
+    )
+
+
+def _fit(
+    mean: np.ndarray, error: np.ndarray, compared: np.ndarray, labels_differ: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Estimates of m, the variance of v, that of the estimates, and effective numbers of labels, each `s x g`."""
+    n_conditions = len(compared)
     weights_of = np.where(compared[..., None], 1.0, 0.0)
-    y, error = (np.where(compared[..., None], values, 0.0) for values in (groups.mean, groups.error))
+    y, error = (np.where(compared[..., None], values, 0.0) for values in (mean, error))
     between = np.zeros((n_conditions, y.shape[-1]))
     free = compared.sum() - compared.any(axis=0).sum() - n_conditions + 1  # degrees of freedom of the residuals
     weights = weights_of / (error + _TINY)
@@ -94,21 +120,8 @@ def fit_mixed_model(groups: GroupMeans, *, labels_differ: bool) -> MixedModel:
         weights = weights_of / (error + between[:, None] + _TINY)
         effect, labels = _two_way(y, weights)
     total = np.maximum(weights.sum(axis=1), _TINY)
-    noise = (1.0 - 1.0 / n_conditions) / total
-    factor, variance = np.zeros_like(effect), np.zeros_like(effect)
-    known = compared.any(axis=1)
-    for s in np.flatnonzero(known):
-        factor[s], variance[s] = shrinkage(effect[s], noise[s])
-    effect = factor * effect
-    n_labels = np.where(known, (total**2 / np.maximum((weights**2).sum(axis=1), _TINY)).mean(axis=-1), 0.0)
-    return MixedModel(
-        effect,
-        variance,
-        np.where(known[:, None], noise * factor / np.maximum(1.0 - factor, 1e-6), np.inf),
-        between,
-        _baseline(groups, there, effect, between),
-        n_labels,
-    )
+    n_labels = total**2 / np.maximum((weights**2).sum(axis=1), _TINY)
+    return effect, between, (1.0 - 1.0 / n_conditions) / total, n_labels
 
 
 def shrinkage(estimate: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -160,11 +173,14 @@ def _between(residual: np.ndarray, error: np.ndarray, compared: np.ndarray, free
     return np.maximum(moderated * expected - sampling, 0.0)
 
 
-def _baseline(groups: GroupMeans, there: np.ndarray, effect: np.ndarray, between: np.ndarray) -> np.ndarray:
+def _baseline(
+    groups: GroupMeans, there: np.ndarray, effect: np.ndarray, between: np.ndarray, part: slice
+) -> np.ndarray:
     """Posterior means of `a`: what a label has in common with the others, and what of its own will last."""
-    weights = np.where(there[..., None], 1.0 / (groups.error + between[:, None] + _TINY), 0.0)
+    variance = groups.error[..., part] + between[:, None, part] + _TINY
+    weights = np.where(there[..., None], 1.0 / variance, 0.0)
     precision = np.maximum(weights.sum(axis=0), _TINY)
-    means = np.where(there[..., None], groups.mean - effect[:, None], 0.0)
+    means = np.where(there[..., None], groups.mean[..., part] - effect[:, None, part], 0.0)
     labels = (weights * means).sum(axis=0) / precision
     known = there.any(axis=0)
     n = int(known.sum())

@@ -10,6 +10,7 @@ from scvi import REGISTRY_KEYS
 
 from trvae_scvi._math._mixed_model import GroupMeans
 
+from ._designs import warn
 from ._values import row_chunks
 
 if TYPE_CHECKING:
@@ -22,10 +23,23 @@ if TYPE_CHECKING:
 
     Block: TypeAlias = Any  # rows of a matrix, an array or a sparse one
 
-__all__ = ["label_means", "logarithms", "output_means"]
+__all__ = ["are_too_many", "label_means", "logarithms", "output_means"]
 
 _TARGET_SUM = 1e4
+_MOST_MEANS = 100_000_000  # of conditions, labels and genes, to be held in memory at a time
 _LEAST = 1e-100  # of groups without a cell
+
+
+def are_too_many(n_conditions: int, n_labels: int, n_genes: int) -> bool:
+    """Whether means of every condition and label would take too much memory; warns if so."""
+    if n_conditions * n_labels * n_genes <= _MOST_MEANS:
+        return False
+    warn(
+        f"Means of {n_conditions} conditions, {n_labels} labels and {n_genes} genes are more than fit into memory: "
+        "labels are not compared with each other, neither for the prior of what conditions do nor for labels that were "
+        "not measured. Register coarser labels, or fewer genes."
+    )
+    return True
 
 
 def output_means(manager: AnnDataManager, likelihood: Likelihood, shape: tuple[int, int]) -> GroupMeans:
@@ -133,12 +147,12 @@ class _Moments:
 
 
 def _pairs(manager: AnnDataManager, n_labels: int) -> np.ndarray:
-    """One number for every cell's condition and label."""
+    """One number for every cell's condition and label, or condition alone if all count as one label."""
     conditions, labels = (
         np.asarray(manager.get_from_registry(key)).ravel().astype(np.int64)
         for key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
     )
-    return conditions * n_labels + labels
+    return conditions * n_labels + (labels if n_labels > 1 else 0)
 
 
 def _totals(manager: AnnDataManager) -> np.ndarray:

@@ -9,6 +9,7 @@ drawn by one share in K, with K labels measured under the target: from a single 
 from __future__ import annotations
 
 import itertools
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +18,7 @@ from scipy import sparse
 
 from trvae_scvi._math._mixed_model import GroupMeans, MixedModel, fit_mixed_model
 from trvae_scvi.data._cells import AnnDataCells
-from trvae_scvi.data._group_means import label_means, logarithms
+from trvae_scvi.data._group_means import are_too_many, label_means, logarithms
 
 from ._levels import Levels
 from ._predictor import Predictor, resolved
@@ -64,7 +65,12 @@ def find_levels(model: Model) -> dict[str, np.ndarray] | None:
     schema, module = predictor.schema, predictor.module
     if schema.labels_key is None or module.options.network is not None:
         return None
-    groups = label_means(model.adata_manager, module.likelihood, (len(schema.conditions), len(schema.labels)))
+    shape = len(schema.conditions), len(schema.labels)
+    with warnings.catch_warnings():  # the prior said so already
+        warnings.simplefilter("ignore")
+        if are_too_many(*shape, len(schema.var_names)):
+            return None
+    groups = label_means(model.adata_manager, module.likelihood, shape)
     missing = list(_missing(groups.n))
     if not missing:
         return None

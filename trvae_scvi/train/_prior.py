@@ -9,7 +9,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from trvae_scvi._math._mixed_model import fit_mixed_model
-from trvae_scvi.data._group_means import output_means
+from trvae_scvi.data._group_means import are_too_many, output_means
 from trvae_scvi.data._schema import Schema
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def learn_prior(model: Model) -> None:
     layers = module.decoder.condition_layers()
     if not layers or module.options.network is not None:
         return
-    shape = len(schema.conditions), len(schema.labels)
+    n_conditions, n_labels = len(schema.conditions), len(schema.labels)
+    too_many = are_too_many(n_conditions, n_labels, len(schema.var_names))
+    shape = n_conditions, 1 if too_many else n_labels
     found = fit_mixed_model(output_means(model.adata_manager, module.likelihood, shape), labels_differ=False)
     scale = torch.as_tensor(np.clip(np.sqrt(found.prior_variance), *_SCALES))
     for layer in layers:
