@@ -171,7 +171,15 @@ def write_summary(folder: Path) -> None:
         }
     )
     parts = []
-    for column, title in (("skill", "Headline skill"), ("above_trivial", "Share above every trivial prediction")):
+    for name, summary in summaries.items():
+        skills = benchmark.holdout_skills(tables[name]).dropna(subset="skill").groupby("method")["skill"]
+        summary["above_zero"] = skills.apply(lambda values: (values > 0).mean())
+    columns = {
+        "skill": "Headline skill",
+        "above_trivial": "Share above every trivial prediction",
+        "above_zero": "Share with a headline skill above 0",
+    }
+    for column, title in columns.items():
         wide = pd.DataFrame({name: summary[column] for name, summary in summaries.items()})
         wide = wide.reindex(dict.fromkeys(name for summary in summaries.values() for name in summary.index))
         wide.insert(0, "mean", wide.mean(axis=1, skipna=False))

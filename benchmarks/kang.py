@@ -9,7 +9,8 @@ on CD4T, CD8T and Dendritic only; `contexts.py` scores the other four types. Pie
 
 * `kang_ablation.csv`, `kang_ablation.md`: other settings on the three types;
 * `kang_length.csv`, `kang_length.md`: the same types after training by default and three times as long;
-* `kang_intervals.csv`: how often intervals calibrated on those three hold on the other four.
+* `kang_intervals.csv`: how often intervals calibrated on those three hold on the other four;
+* `kang_ranges.md`: which metrics tell anything there, by predictions without a network (minutes).
 """
 
 from __future__ import annotations
@@ -120,6 +121,18 @@ def score_intervals(adata: anndata.AnnData, seed: int, out: Path, results: Path)
     print(f"\n{title}\n{wide.to_string()}", flush=True)
 
 
+def measure_ranges(adata: anndata.AnnData, out: Path, results: Path) -> None:
+    """Range and saturation of every metric, by which those of the headline skill were chosen."""
+    table = benchmark.leave_one_group_out(
+        adata, methods={}, groups=CHOICE, seeds=SEEDS[:1], out=out / "kang_ranges", **KEYS
+    )
+    ranges = benchmark.metric_ranges(table)
+    names = ranges["metric"].str.replace("_", " ") + ", " + ranges["genes"] + " genes"
+    ranges = ranges.drop(columns=["genes", "metric"]).set_index(pd.Index(names, name="metric"))
+    (results / "kang_ranges.md").write_text(f"{markdown(ranges)}\n")
+    print(f"\n{ranges.round(3).to_string()}", flush=True)
+
+
 def headline_skills(table: pd.DataFrame) -> pd.DataFrame:
     """Headline skill of methods by types, and its mean over them with the standard deviation over seeds."""
     skills = benchmark.holdout_skills(table)
@@ -160,13 +173,15 @@ def write(table: pd.DataFrame, path: Path, title: str) -> None:
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=["intervals", "length", "ablation"])
+    parser.add_argument("--parts", nargs="+", default=["ranges", "intervals", "length", "ablation"])
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--n-jobs", type=int, default=2)
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     adata = anndata.read_h5ad(data_file(FILE))
     out, results = HERE / "runs", HERE / "results"
+    if "ranges" in arguments.parts:
+        measure_ranges(adata, out, results)
     if "intervals" in arguments.parts:
         score_intervals(adata, SEEDS[0], out, results)
     if "length" in arguments.parts:
