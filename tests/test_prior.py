@@ -161,3 +161,15 @@ def test_where_means_of_labels_are_too_many_labels_count_as_one(cells, monkeypat
     assert model.levels_ is None
     pooled = output_means(model.adata_manager, model.module.likelihood, (2, 1))
     assert pooled.n.sum() == (~hidden).sum()
+
+
+def test_a_training_without_a_step_is_refused_and_leaves_nothing_behind(cells):
+    cells = cells.copy()
+    tv.TRVAE.setup_anndata(cells, **LABELS)
+    model = tv.TRVAE(cells, n_hidden=32)
+    before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+    with pytest.raises(ValueError, match="Nothing was trained"):
+        model.train(max_epochs=1, max_steps=0, enable_progress_bar=False)
+    for name, tensor in model.module.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert not model.is_trained_ and model.levels_ is None

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from ._plan import RestoreBestWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import lightning.pytorch as pl
 
@@ -49,7 +49,7 @@ class Progress(Callback):
 
 
 @contextlib.contextmanager
-def usable_afterwards(model: Model, progress: Progress) -> Iterator[None]:
+def usable_afterwards(model: Model, progress: Progress, prepare: Callable[[], None]) -> Iterator[None]:
     """Train inside the block: whatever ends it, the model is left in evaluation, and what was trained can be used.
 
     Parameters
@@ -58,18 +58,30 @@ def usable_afterwards(model: Model, progress: Progress) -> Iterator[None]:
         A :class:`~trvae_scvi.TRVAE`.
     progress
         Among the callbacks of the training.
+    prepare
+        What changes the network before it is trained; undone where nothing is kept of the training.
     """
     module = model.module
-    before = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+    before = _copy(module)
+    try:
+        prepare()
+    except BaseException:
+        module.load_state_dict(before)
+        raise
+    start = _copy(module)
     is_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if is_main else None
     module.train()  # Lightning leaves a model that was loaded in evaluation
     try:
         yield
-        progress.moved = _differ(before, module)
+        progress.moved = _differ(start, module)
+        if not progress.moved:
+            module.load_state_dict(before)
     except BaseException:
         module.eval()
-        progress.moved = _differ(before, module)
+        progress.moved = _differ(start, module)
+        if not progress.moved:
+            module.load_state_dict(before)
         if progress.stopped is None:
             raise
         if is_main:  # Lightning leaves the process deaf to any further interruption, and asks it to exit
@@ -81,6 +93,10 @@ def usable_afterwards(model: Model, progress: Progress) -> Iterator[None]:
         else:
             _keep(model, progress.stopped)
         raise KeyboardInterrupt from None
+
+
+def _copy(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
 
 
 def _differ(before: dict[str, torch.Tensor], module: torch.nn.Module) -> bool:

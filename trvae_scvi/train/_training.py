@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 import tempfile
@@ -116,16 +117,13 @@ def train_model(
         callbacks += stopping
     if is_new:
         _warn_of_few_cells(model)
-    if datamodule is None:
-        count_cells(model)
+    prepare = functools.partial(_prepare_conditions, model, has_cells=datamodule is None, is_new=is_new)
     with (
-        _taking_note(model, progress, nonnegative=nonnegative),
+        _taking_note(model, progress, prepare, nonnegative=nonnegative),
         _quiet(model.module),
         seeded(set_here["seed"]),
         tempfile.TemporaryDirectory() as folder,
     ):
-        if is_new and datamodule is None:
-            learn_prior(model)
         run(
             max_epochs=max_epochs,
             **split,
@@ -146,6 +144,14 @@ def train_model(
             **{"log_save_dir": folder, "use_distributed_sampler": datamodule is not None} | trainer_kwargs,
         )
     _finish(model, progress, was_trained=was_trained)
+
+
+def _prepare_conditions(model: Model, *, has_cells: bool, is_new: bool) -> None:
+    """Learn what a model's own cells tell of its conditions before training."""
+    if has_cells:
+        count_cells(model)
+        if is_new:
+            learn_prior(model)
 
 
 def _prepare(datamodule: Any, model: Model, **asked: Any) -> tuple[int, int]:
@@ -193,11 +199,11 @@ def _check_own_data(model: Model, validate: Callable[[], object]) -> bool:
 
 
 @contextlib.contextmanager
-def _taking_note(model: Model, progress: Progress, *, nonnegative: bool) -> Iterator[None]:
+def _taking_note(model: Model, progress: Progress, prepare: Callable[[], None], *, nonnegative: bool) -> Iterator[None]:
     """Leave the model fit for use whatever ends the block, and bring up to date what it knows of its training."""
     was_trained = model.is_trained_
     try:
-        with usable_afterwards(model, progress):
+        with usable_afterwards(model, progress, prepare):
             yield
     finally:
         if progress.moved and model.surgery_ is None:
