@@ -173,3 +173,11 @@ def test_a_training_without_a_step_is_refused_and_leaves_nothing_behind(cells):
     for name, tensor in model.module.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert not model.is_trained_ and model.levels_ is None
+
+
+def test_without_labels_offsets_start_at_zero(cells):
+    """Means of all cells also differ where the shares of their types do."""
+    model = trained(cells, {}, train={"plan_kwargs": {"lr": 1e-9}})
+    offset = model.module.decoder.output.offset
+    assert offset.weight.abs().max() < 1e-3
+    assert torch.isfinite(offset.scale).all() and offset.scale.max() > 0.1

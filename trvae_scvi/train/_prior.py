@@ -29,12 +29,13 @@ def count_cells(model: Model) -> None:
 
 @torch.no_grad()
 def learn_prior(model: Model) -> None:
-    """Give the conditions' offsets the prior that the means of the conditions speak for, and start at its answer.
+    """Give the conditions' offsets the prior that the means of the conditions speak for.
 
     The prior of :mod:`~trvae_scvi._math._mixed_model` has one scale for every condition and gene: near 0 where the
     means of a condition differ from the others' as they would by chance. Labels are compared with themselves, so that
-    other shares of cell types are not taken for an effect. Networks that decode something else than genes have no such
-    prior.
+    other shares of cell types are not taken for an effect, and the offsets start at the posterior means. Without labels
+    they start at 0: what differs may be shares of cell types, which the network can tell and the means cannot. Networks
+    that decode something else than genes have no such prior.
     """
     module, schema = model.module, Schema.of(model.registry_)
     layers = module.decoder.condition_layers()
@@ -47,4 +48,5 @@ def learn_prior(model: Model) -> None:
     scale = torch.as_tensor(np.clip(np.sqrt(found.prior_variance), *_SCALES))
     for layer in layers:
         layer.offset.set_prior(scale)
-    layers[0].offset.weight.copy_(torch.as_tensor(found.effect))
+    if schema.labels_key is not None:
+        layers[0].offset.weight.copy_(torch.as_tensor(found.effect))
