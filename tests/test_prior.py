@@ -1,5 +1,6 @@
 """The prior of what conditions do: learned from the right means, before training, and kept by what follows."""
 
+import anndata
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ from helpers import FAST, make_trained
 from scipy import sparse
 
 import trvae_scvi as tv
-from trvae_scvi.data._group_means import output_means
+from trvae_scvi.data._group_means import output_means, shares_beyond_cell_types
 
 LABELS = {"labels_key": "cell_type"}
 
@@ -175,9 +176,32 @@ def test_a_training_without_a_step_is_refused_and_leaves_nothing_behind(cells):
     assert not model.is_trained_ and model.levels_ is None
 
 
-def test_without_labels_offsets_start_at_zero(cells):
-    """Means of all cells also differ where the shares of their types do."""
-    model = trained(cells, {}, train={"plan_kwargs": {"lr": 1e-9}})
-    offset = model.module.decoder.output.offset
-    assert offset.weight.abs().max() < 1e-3
-    assert torch.isfinite(offset.scale).all() and offset.scale.max() > 0.1
+def test_without_labels_other_shares_of_cell_types_are_no_start():
+    """Two types far apart in other shares, and nothing else, or a change of genes that tell no types apart."""
+    rng = np.random.default_rng(0)
+    kinds, conditions = np.repeat([0, 1], 500), np.tile([0, 1], 500)
+    kinds[(conditions == 1) & (rng.random(1000) < 0.6)] = 1
+    means = np.exp(rng.normal(1.0, 0.3, 60)) * np.exp(np.outer(kinds, np.r_[rng.normal(0, 1.5, 30), np.zeros(30)]))
+    changed = means * np.exp(np.outer(conditions, np.r_[np.zeros(30), rng.normal(0, 1.0, 30)]))
+    starts = []
+    for mu in (means, changed):
+        adata = anndata.AnnData(sparse.csr_matrix(rng.poisson(mu).astype(np.float32)))
+        adata.obs["condition"] = np.where(conditions == 1, "b", "a")
+        model = trained(adata, {}, train={"plan_kwargs": {"lr": 1e-9}})
+        shares = shares_beyond_cell_types(model.adata_manager, model.module.likelihood, 2)
+        offset = model.module.decoder.output.offset
+        starts.append((shares, float(offset.weight.detach().abs().max())))
+        assert torch.isfinite(offset.scale).all() and offset.scale.max() > 0.1
+    assert (starts[0][0] < 0.1).all() and starts[0][1] < 0.1
+    assert (starts[1][0] > 0.3).all() and starts[1][1] > 0.3
+
+
+@pytest.mark.parametrize("setup", [LABELS, {}])
+@pytest.mark.parametrize("likelihood", ["nb", "mse"])
+def test_dense_values_of_the_caller_are_left_as_they_are(cells, setup, likelihood):
+    cells = cells.copy()
+    cells.X = cells.X.toarray() if likelihood == "nb" else np.log1p(cells.X.toarray())
+    before = cells.X.copy()
+    tv.TRVAE.setup_anndata(cells, **setup)
+    tv.TRVAE(cells, n_hidden=16, gene_likelihood=likelihood).train(**FAST)
+    np.testing.assert_array_equal(cells.X, before)

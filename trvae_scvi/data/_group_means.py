@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 from scvi import REGISTRY_KEYS
+from sklearn.utils.extmath import randomized_svd
 
 from trvae_scvi._math._mixed_model import GroupMeans
 
 from ._designs import warn
+from ._expression import Expression
 from ._values import row_chunks
 
 if TYPE_CHECKING:
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
 
     Block: TypeAlias = Any  # rows of a matrix, an array or a sparse one
 
-__all__ = ["are_too_many", "label_means", "logarithms", "output_means"]
+__all__ = ["are_too_many", "label_means", "logarithms", "output_means", "shares_beyond_cell_types"]
 
 _TARGET_SUM = 1e4
 _MOST_MEANS = 100_000_000  # of conditions, labels and genes, to be held in memory at a time
+_DRAWN_CELLS, _DRAWN_ENTRIES = 5000, 40_000_000
+_COMPONENTS = 5
 _LEAST = 1e-100  # of groups without a cell
 
 
@@ -94,6 +98,41 @@ def label_means(manager: AnnDataManager, likelihood: Likelihood, shape: tuple[in
     moments.add_all(manager, _pairs(manager, shape[1]), transform)
     mean, error = (values.reshape(*shape, -1) for values in (moments.mean, moments.error))
     return GroupMeans(mean, error, moments.n.reshape(shape))
+
+
+def shares_beyond_cell_types(manager: AnnDataManager, likelihood: Likelihood, n_conditions: int) -> np.ndarray:
+    """Which share of a condition's difference from the others is not one that cells under one condition show, too.
+
+    Other shares of cell types move the mean of a condition along the directions in which cell types differ. These are
+    the first principal components of cells around the means of their conditions, on the scale on which changes are
+    told; what lies along them may be an effect or not.
+
+    Returns
+    -------
+    `n_conditions` numbers from 0 to 1, of up to 5,000 cells drawn at random; 0 where too few are of a condition.
+    """
+    x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+    conditions = _pairs(manager, 1)
+    n_cells = min(len(conditions), _DRAWN_CELLS, max(_DRAWN_ENTRIES // x.shape[1], 1))
+    rows = np.sort(np.random.default_rng(0).permutation(len(conditions))[:n_cells])
+    block: Any = Expression(x, rows)[:]
+    block = logarithms(block) if likelihood.models_counts else block
+    # always a copy, as the values may be the caller's
+    cells = np.array(block.toarray() if sparse.issparse(block) else block, dtype=np.float32)
+    codes = conditions[rows]
+    n = np.bincount(codes, minlength=n_conditions)
+    known = n > 1
+    means, noise = np.zeros((n_conditions, cells.shape[1])), np.zeros(n_conditions)
+    for code in np.flatnonzero(known):
+        own = codes == code
+        means[code], noise[code] = cells[own].mean(axis=0), cells[own].var(axis=0, ddof=1).sum() / n[code]
+        cells[own] -= means[code].astype(np.float32)
+    n_components = min(_COMPONENTS, *cells.shape)
+    components = randomized_svd(cells[known[codes]], n_components, random_state=0)[2]
+    change = means - means[known].mean(axis=0)
+    beyond = change - (change @ components.T) @ components
+    total, left = ((values**2).sum(axis=1) - noise for values in (change, beyond))
+    return np.where(known & (total > 0), np.clip(left, 0.0, None) / np.maximum(total, 1e-12), 0.0)
 
 
 def shares(x: Block, totals: np.ndarray) -> Block:

@@ -9,7 +9,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from trvae_scvi._math._mixed_model import fit_mixed_model
-from trvae_scvi.data._group_means import are_too_many, output_means
+from trvae_scvi.data._group_means import are_too_many, output_means, shares_beyond_cell_types
 from trvae_scvi.data._schema import Schema
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def learn_prior(model: Model) -> None:
     The prior of :mod:`~trvae_scvi._math._mixed_model` has one scale for every condition and gene: near 0 where the
     means of a condition differ from the others' as they would by chance. Labels are compared with themselves, so that
     other shares of cell types are not taken for an effect, and the offsets start at the posterior means. Without labels
-    they start at 0: what differs may be shares of cell types, which the network can tell and the means cannot. Networks
-    that decode something else than genes have no such prior.
+    they start at the share of these that other shares of cell types would not explain. Networks that decode something
+    else than genes have no such prior.
     """
     module, schema = model.module, Schema.of(model.registry_)
     layers = module.decoder.condition_layers()
@@ -48,5 +48,7 @@ def learn_prior(model: Model) -> None:
     scale = torch.as_tensor(np.clip(np.sqrt(found.prior_variance), *_SCALES))
     for layer in layers:
         layer.offset.set_prior(scale)
-    if schema.labels_key is not None:
-        layers[0].offset.weight.copy_(torch.as_tensor(found.effect))
+    start = found.effect
+    if schema.labels_key is None:
+        start = start * shares_beyond_cell_types(model.adata_manager, module.likelihood, n_conditions)[:, None]
+    layers[0].offset.weight.copy_(torch.as_tensor(start))
