@@ -140,19 +140,24 @@ def score(name: str, arguments: argparse.Namespace) -> None:
         **data.keys,
         **chosen,
     )
-    out = RUNS if arguments.quick else RESULTS
-    table.drop(columns="seconds").to_csv(out / f"contexts_{name}.csv", index=False, float_format="%.4g")
+    write_tables(table.drop(columns="seconds"), data.title, (RUNS if arguments.quick else RESULTS) / f"contexts_{name}")
+
+
+def write_tables(table: pd.DataFrame, title: str, path: Path) -> None:
+    """Write all scores of a data set as CSV, and what is to be read as Markdown."""
+    table.to_csv(path.with_suffix(".csv"), index=False, float_format="%.4g")
     summary = benchmark.summarize(table).set_index("method")
+    summary.insert(0, "seeds", table.groupby("method")["seed"].nunique())
     n = len(table[["group", "target"]].drop_duplicates())
-    parts = [f"# {data.title}", f"{n} hold-outs, seeds {', '.join(map(str, arguments.seeds))}", markdown(summary)]
+    parts = [f"# {title}", f"{n} hold-outs", markdown(summary)]
     for genes, rows in table.groupby("genes", sort=False):
         values = rows.groupby(["method", "metric"], sort=False)["value"].mean().unstack("metric")
         parts += [f"{genes} genes, mean over hold-outs and seeds", markdown(values)]
     ranges = benchmark.metric_ranges(table)
     ranges.index = pd.Index(ranges["metric"].str.replace("_", " ") + ", " + ranges["genes"] + " genes", name="metric")
     parts += ["Range (standard errors) and saturation", markdown(ranges.drop(columns=["genes", "metric"]))]
-    (out / f"contexts_{name}.md").write_text("\n\n".join(parts) + "\n")
-    print(f"\n{data.title}, {n} hold-outs\n{summary.round(2).to_string()}", flush=True)
+    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
+    print(f"\n{title}, {n} hold-outs\n{summary.round(2).to_string()}", flush=True)
 
 
 def write_summary(folder: Path) -> None:
