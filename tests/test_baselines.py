@@ -21,6 +21,7 @@ from trvae_scvi.benchmark import (
     no_change,
     pca_shift,
     ridge_shift,
+    shrunk_shift,
 )
 from trvae_scvi.benchmark._baseline_methods import expected_change
 from trvae_scvi.metrics import log_normalize, responsive_genes
@@ -260,3 +261,20 @@ def test_the_mean_response_is_that_of_the_other_groups(adata):
     many = ad.concat([adata, adata], keys=list("vw"), index_unique="-")
     changes = [target.mean(0) - control.mean(0) for control, target in zip(controls, targets, strict=True)]
     np.testing.assert_allclose(expected_change(hold_out(many, **KEYS)[0]), np.mean(changes, axis=0), atol=1e-5)
+
+
+def test_shrunk_shift_is_the_empirical_bayes_estimate():
+    rng = np.random.default_rng(0)
+    control = rng.random((5, 40)).astype(np.float32) + 5.0
+    controls = {name: rng.random((30, 40)) + 5.0 for name in "abc"}
+    targets = {name: controls[name] + rng.normal(0.5, 0.5, 40) + rng.normal(0.0, 0.3, 40) for name in "abc"}
+    changes = np.stack([targets[name].mean(axis=0) - controls[name].mean(axis=0) for name in "abc"])
+    mean, noise = changes.mean(axis=0), changes.var(axis=0, ddof=1).mean() / 3
+    signal = (mean**2).mean() - noise
+    found = shrunk_shift(control, controls, targets) - control
+    np.testing.assert_allclose(found, np.tile(mean * signal / (signal + noise), (5, 1)), rtol=1e-4, atol=1e-5)
+    # one group does not tell how far groups agree
+    one = shrunk_shift(control, {"a": controls["a"]}, {"a": targets["a"]})
+    np.testing.assert_allclose(one, mean_shift(control, {"a": controls["a"]}, {"a": targets["a"]}))
+    with pytest.raises(ValueError, match="same groups"):
+        shrunk_shift(control, controls, {"a": targets["a"]})
