@@ -229,7 +229,8 @@ def test_a_prediction_as_counts(sides):
     table, scores = evaluate(sides, metrics=names)
     assert scores.index.tolist() == TARGETS
     overall = dict(zip(*(cell_eval2.aggregate_metrics(table)[name] for name in ("metric", "mean")), strict=True))
-    assert 0 < overall["expr_mse_unbiased_capped_norm"] < 1
+    # 1 is no change, and 0 the truth, on both sides of which an unbiased score may lie
+    assert -0.1 < overall["expr_mse_unbiased_capped_norm"] < 0.5
     assert overall["pds_cosine"] > 0.5
     pred, real = of_conditions(sides, normalize=True)
     for target in TARGETS:

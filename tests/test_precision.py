@@ -111,7 +111,9 @@ def test_module(low_precision, likelihood, dispersion, is_sparse):
 
 def test_sum_of_squares(low_precision):
     x = torch.randn(300, 50, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(sum_of_squares(x), x.square().sum(dtype=torch.float64).float(), rtol=1e-6, atol=0.0)
+    weights = torch.ones(300)
+    expected = x.square().sum(dtype=torch.float64).float()
+    torch.testing.assert_close(sum_of_squares(x, weights), expected, rtol=1e-6, atol=0.0)
     rounded = x.bfloat16()
     expected = rounded.double().square().sum().float()
-    torch.testing.assert_close(sum_of_squares(rounded), expected, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(sum_of_squares(rounded, weights), expected, rtol=1e-5, atol=0.0)
