@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import special
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
@@ -183,6 +183,8 @@ def test_thetas_too_large_for_the_difference_of_two_log_gammas():
 
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(st.integers(1, 10**6), st.floats(-4.0, 8.0))
+@example(1, 0.5)
+@example(1, 0.8913)
 def test_difference_of_log_gammas(x, exponent):
     theta = 10.0**exponent
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 3e-7)):

@@ -136,10 +136,12 @@ def _log_gamma_difference(x: torch.Tensor, theta: torch.Tensor) -> tuple[torch.T
     value, slope = torch.empty_like(theta), torch.empty_like(theta)
     is_large = theta >= _STIRLING
     small, large = torch.nonzero(~is_large).squeeze(1), torch.nonzero(is_large).squeeze(1)
-    a = theta.index_select(0, small)
-    b = a + x.index_select(0, small)
-    value.index_copy_(0, small, torch.lgamma(b) - torch.lgamma(a))
-    slope.index_copy_(0, small, torch.digamma(b) - torch.digamma(a))
+    # differences lose digits, which only Apple's GPU has no type to spare for
+    wide = theta.dtype if theta.device.type == "mps" else torch.float64
+    a = theta.index_select(0, small).to(wide)
+    b = a + x.index_select(0, small).to(wide)
+    value.index_copy_(0, small, (torch.lgamma(b) - torch.lgamma(a)).to(theta.dtype))
+    slope.index_copy_(0, small, (torch.digamma(b) - torch.digamma(a)).to(theta.dtype))
     a, count = theta.index_select(0, large), x.index_select(0, large)
     b = a + count
     log_ratio = torch.log1p(count / a)
