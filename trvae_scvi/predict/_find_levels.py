@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from trvae_scvi._math._likelihoods import Likelihood
     from trvae_scvi.data._model import Model
     from trvae_scvi.data._schema import Schema
 
@@ -146,25 +147,26 @@ def _measure(
     predictor: Predictor, cells: AnnDataCells, targets: list[int], requests: list[Request]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means of the cells and of what is predicted of them, and by how much these grow with the decoder's output."""
-    counts = predictor.module.likelihood.models_counts
+    likelihood = predictor.module.likelihood
     own: np.ndarray = np.zeros(cells.expression.shape[1])
     reached, slope = (np.zeros((len(targets), len(own))) for _ in range(2))
     n = cells.expression.shape[0] * len(requests)
     codes = {target: target for target in targets}
     for x, predicted in itertools.chain.from_iterable(predictor.blocks(cells, codes, some) for some in requests):
-        own = own + _sums(x, counts)[0]
+        own = own + _sums(x, likelihood)[0]
         for i, target in enumerate(targets):
-            sums, growth = _sums(predicted[target], counts)
+            sums, growth = _sums(predicted[target], likelihood)
             reached[i] += sums
             slope[i] += growth
     return own / n, reached / n, slope / n
 
 
-def _sums(x: Any, counts: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over cells of the values on the scale of changes, and of their growth with the logarithm of the mean."""
-    if not counts:
+def _sums(x: Any, likelihood: Likelihood) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over cells of the values on the scale of changes, and of their growth with the decoder's output."""
+    if not likelihood.models_counts:
         x = np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float64)
-        return x.sum(axis=0), np.full(x.shape[1], float(len(x)))
+        growth = x * (1.0 - x) if likelihood.name == "bernoulli" else np.ones_like(x)
+        return x.sum(axis=0), growth.sum(axis=0)
     x = sparse.csr_matrix(x, dtype=np.float64)
     values = logarithms(x)
     growth = values.copy()
