@@ -153,3 +153,11 @@ def test_where_nothing_happens_the_prediction_is_as_good_as_no_change():
     )
     assert distance < unchanged + 0.005
     assert error < 1.02 * unchanged_error
+
+
+def test_where_no_label_connects_the_conditions_the_network_stands_alone(cells):
+    nested = cells.copy()
+    nested.obs["cell_type"] = nested.obs["condition"].astype(str) + "_cells"
+    assert make_trained(nested, LABELS).levels_ is None
+    # the first two conditions share a label, the third none with them
+    assert [tuple(each) for each in _missing(np.array([[30, 30, 0], [30, 0, 0], [0, 0, 30]]))] == [(1, 0, [1])]

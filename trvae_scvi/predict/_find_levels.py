@@ -87,12 +87,20 @@ def _missing(n: np.ndarray) -> Iterator[_Missing]:
     Every condition may be what others are predicted from; where that is too much, those with the most cells, of which
     the control is one.
     """
-    asked = (n == 0) & (n > 1).any(axis=1, keepdims=True) & (n >= _MIN_CELLS).any(axis=0)
+    compared = _compared(n)
+    asked = (n == 0) & compared[:, None] & (n >= _MIN_CELLS).any(axis=0)
     n_sources = max(1, _MOST_LEVELS // max(1, int(asked.sum())))
-    sources = np.sort(np.argsort(-n.sum(axis=1), kind="stable")[:n_sources])
+    sources = np.sort(np.argsort(-np.where(compared, n.sum(axis=1), -1), kind="stable")[:n_sources])
+    sources = sources[compared[sources]]
     for label in np.flatnonzero(asked.any(axis=0)):
         for source in sources[n[sources, label] >= _MIN_CELLS]:
             yield _Missing(int(label), int(source), np.flatnonzero(asked[:, label]).tolist())
+
+
+def _compared(n: np.ndarray) -> np.ndarray:
+    """Conditions that share a label with another one, without which nothing is known of what labels share."""
+    there = n > 1
+    return (there & (there.sum(axis=0) > 1)).any(axis=1)
 
 
 def _triples(missing: _Missing) -> np.ndarray:
