@@ -168,7 +168,8 @@ class _Moments:
     def _add(self, block: Block, codes: np.ndarray) -> None:
         ones = np.ones(len(codes))
         members = sparse.csr_array((ones, (codes, np.arange(len(codes)))), shape=(len(self.n), len(codes)))
-        squares = block.multiply(block) if sparse.issparse(block) else np.square(block, dtype=np.float64)
+        block = block.astype(np.float64)  # squares of small integers would not fit into their type
+        squares = block.multiply(block) if sparse.issparse(block) else np.square(block)
         sums = [members @ part for part in (block, squares)]
         total = np.stack([np.asarray(part.todense()) if sparse.issparse(part) else part for part in sums])
         self._sums = self._sums + total

@@ -19,6 +19,7 @@ from scipy import sparse
 from trvae_scvi._math._mixed_model import GroupMeans, MixedModel, fit_mixed_model
 from trvae_scvi.data._cells import AnnDataCells
 from trvae_scvi.data._group_means import are_too_many, label_means, logarithms
+from trvae_scvi.train._own_data import cells_by_label
 
 from ._levels import Levels
 from ._predictor import Predictor, resolved
@@ -66,15 +67,16 @@ def find_levels(model: Model) -> dict[str, np.ndarray] | None:
     schema, module = predictor.schema, predictor.module
     if schema.labels_key is None or module.options.network is not None:
         return None
+    # a pass over the cells is made only where something is missing
+    missing = list(_missing(cells_by_label(model.adata_manager, schema).T))
+    if not missing:
+        return None
     shape = len(schema.conditions), len(schema.labels)
     with warnings.catch_warnings():  # the prior said so already
         warnings.simplefilter("ignore")
         if are_too_many(*shape, len(schema.var_names)):
             return None
     groups = label_means(model.adata_manager, module.likelihood, shape)
-    missing = list(_missing(groups.n))
-    if not missing:
-        return None
     fit = fit_mixed_model(groups, labels_differ=True)
     n_cells = int(np.clip(_ALL_CELLS / sum(len(each.targets) for each in missing), _CELLS[1], _CELLS[0]))
     levels = [_levels_of(each, model, predictor, fit, groups, n_cells) for each in missing]
