@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from trvae_scvi._math._linear import grouped_linear, sparse_linear
+from trvae_scvi._math._linear import sparse_linear
 from trvae_scvi._math._precision import full
 
+from ._responses import OwnResponses, SharedResponses
 from ._tables import Table
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ __all__ = ["ConditionLinear", "CovariateLinear", "Decoder", "Encoder"]
 
 _VARIANCE_FLOOR = 1e-4
 _CENTRE_RATE = 0.01  # share of the centre that a minibatch makes up, after the first hundred
+#: Up to so many conditions, responses of their own cost less than shared ones.
+MOST_OWN_RESPONSES = 16
 
 
 class CovariateLinear(nn.Module):
@@ -74,7 +77,8 @@ class ConditionLinear(nn.Module):
     to some cells and not to others: `c` is the mean of `h` over the training cells, so that neither can stand for the
     other. The module's objective keeps both as small as the data allow: where they do not say that a condition does
     anything, it does nothing, and where they do not say that a response differs between cells, it does not, also for
-    cells whose response was never seen.
+    cells whose response was never seen. Of few conditions each has a `U_s` of its own; many make theirs of the same
+    parts, so that time and memory do not grow with their number.
 
     Parameters
     ----------
@@ -86,7 +90,7 @@ class ConditionLinear(nn.Module):
     Attributes
     ----------
     offset, response
-        Tables of `d_s` and `U_s`.
+        Table of `d_s`, and what makes the `U_s`.
     centre
         `c`.
     """
@@ -98,17 +102,26 @@ class ConditionLinear(nn.Module):
         super().__init__()
         self.shared = nn.Linear(n_in, n_out)
         self.offset = Table(n_conditions, n_out, has_prior=True)
-        self.response = Table(n_conditions, n_in, n_out)
+        kind = OwnResponses if n_conditions <= MOST_OWN_RESPONSES else SharedResponses
+        self.response: OwnResponses | SharedResponses = kind(n_conditions, n_in, n_out)
         self.register_buffer("centre", torch.zeros(n_in))
         self.register_buffer("n_seen", torch.zeros(()))
+
+    def use(self, kind: type[OwnResponses | SharedResponses]) -> None:
+        """Make the responses of this kind, anew where they are of the other one."""
+        if not isinstance(self.response, kind):
+            n_out, n_in = self.shared.weight.shape
+            self.response = kind(len(self.offset.rows), n_in, n_out)
+
+    def tables(self) -> list[Table]:
+        """Those with a row for every condition."""
+        return [self.offset, self.response.table]
 
     def forward(self, hidden: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Map `... x n x n_in` to `... x n x n_out`; `condition` holds `n` codes."""
         if self.training:
             self._follow(hidden.detach())
-        offsets, responses = ((table.weight, table.new) for table in (self.offset, self.response))
-        shared = self.shared.weight, self.shared.bias
-        return grouped_linear(hidden, condition, *shared, offsets, responses, self.centre)
+        return self.response.respond(hidden, condition, self.shared, self.offset, self.centre)
 
     def _follow(self, hidden: torch.Tensor) -> None:
         """Move the centre towards the mean of a minibatch."""
@@ -120,6 +133,8 @@ class ConditionLinear(nn.Module):
         # what was saved before there was a centre was trained without
         for name, buffer in self.named_buffers(recurse=False):
             state_dict.setdefault(f"{prefix}{name}", torch.zeros_like(buffer))
+        # what is saved decides: a query adds conditions and keeps the kind, and once every condition had its own
+        self.use(SharedResponses if f"{prefix}response.basis.weight" in state_dict else OwnResponses)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -241,7 +256,7 @@ class Decoder(nn.Module):
         """The tables with a row for every condition."""
         if self.condition_layer == "first":
             return [cast("Table", self.first.tables[0])]
-        return [table for layer in self.condition_layers() for table in (layer.offset, layer.response)]
+        return [table for layer in self.condition_layers() for table in layer.tables()]
 
     def condition_layers(self) -> list[ConditionLinear]:
         """The layers to which conditions add."""

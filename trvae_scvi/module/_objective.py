@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from scvi import REGISTRY_KEYS
 
-from trvae_scvi._math._linear import sum_of_squares
 from trvae_scvi._math._mmd import mmd
 
 if TYPE_CHECKING:
@@ -82,9 +81,6 @@ def condition_prior(
     present = torch.unique(conditions)
     for layer in decoder.condition_layers():
         prior = prior + layer.offset.penalty(present) @ weights[present]
-        rows = torch.split(weights, [len(layer.response.weight), len(weights) - len(layer.response.weight)])
-        for response, own in zip((layer.response.weight, layer.response.new), rows, strict=True):
-            if response is not None and response.requires_grad:
-                # two conditions then differ by a normal with standard deviation `scale`
-                prior = prior + sum_of_squares(response, own) / scale**2
+        # two conditions then differ by a normal with standard deviation `scale`
+        prior = prior + layer.response.sum_of_squares(weights) / scale**2
     return prior

@@ -131,6 +131,8 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
 
     def adopt(self, reference: TRVAEModule) -> bool:
         """Take over all parameters of a module with at most as many categories; return whether some are new here."""
+        for own, theirs in zip(self.decoder.condition_layers(), reference.decoder.condition_layers(), strict=True):
+            own.use(type(theirs.response))
         return take_over(self, reference)
 
     @property
