@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from trvae_scvi._math._mixed_model import GroupMeans, fit_mixed_model, shrinkage
+from trvae_scvi._math._mixed_model import GroupMeans, fit_mixed_model
+from trvae_scvi._math._shrinkage import shrinkage
 
 GENES = 2000
 
@@ -47,38 +48,45 @@ def test_where_nothing_happens_nothing_is_found_on_any_scale(scale):
 def test_an_effect_is_found_again_and_none_where_there_is_none():
     rng = np.random.default_rng(2)
     groups, m, _, _ = simulate(rng)
-    found = fit_mixed_model(groups, labels_differ=True)
+    found = fit_mixed_model(groups)
     assert np.corrcoef(found.effect.ravel(), m.ravel())[0, 1] > 0.99
     assert ((found.effect - m) ** 2).mean() == pytest.approx(found.variance.mean(), rel=0.3)
     assert found.n_labels == pytest.approx([6.0, 6.0], rel=0.1)
-    nothing = fit_mixed_model(simulate(rng, effect=0.0)[0], labels_differ=True)
+    nothing = fit_mixed_model(simulate(rng, effect=0.0)[0])
     assert (nothing.effect**2).mean() < 0.05 * 0.05**2 / 6
-
-
-def test_the_prior_is_that_of_which_the_effect_is_the_posterior_mean():
-    groups, *_ = simulate(np.random.default_rng(3), shape=(2, 1))
-    found = fit_mixed_model(groups, labels_differ=False)
-    raw = groups.mean[:, 0] - groups.mean[:, 0].mean(axis=0)
-    noise = 0.5 * groups.error[:, 0]  # of a difference from the mean of two
-    np.testing.assert_allclose(raw * found.prior_variance / (found.prior_variance + noise), found.effect, atol=1e-6)
-
-
-def test_other_shares_of_the_labels_are_no_effect():
-    """Labels that are far apart, one of them hardly there under one condition."""
-    rng = np.random.default_rng(4)
-    groups, *_ = simulate(rng, effect=0.0, spread=3.0, error=0.1)
-    n, error = groups.n.copy(), groups.error.copy()
-    n[0, :3], error[0, :3] = 2.0, 1.0
-    mean = groups.mean + np.where(error > 0.5, rng.normal(0, 1.0, error.shape), 0.0)
-    found = fit_mixed_model(GroupMeans(mean, error, n), labels_differ=False)
-    assert (found.effect**2).mean() < 1e-3
 
 
 @pytest.mark.parametrize("between", [0.0, 0.3])
 def test_how_far_labels_differ_is_found_again(between):
     groups, *_ = simulate(np.random.default_rng(5), between=between)
-    found = fit_mixed_model(groups, labels_differ=True)
+    found = fit_mixed_model(groups)
     assert found.between.mean() == pytest.approx(between**2, rel=0.15, abs=3e-4)
+
+
+def test_small_groups_neither_count_as_labels_nor_as_disagreement():
+    """Where errors are known and labels do not differ: a group of few cells misses by more, as it must."""
+    rng = np.random.default_rng(9)
+    for n, labels in (([[400, 400], [400, 3]], 1.0), ([[400] * 6, [400, *[5] * 5]], 1.1), ([[400, 400]] * 2, 2.0)):
+        n = np.array(n, float)
+        error = np.repeat(1.0 / n[..., None], GENES, axis=-1)
+        mean = rng.normal(0, 1, (1, n.shape[1], GENES)) + rng.normal(size=error.shape) * np.sqrt(error)
+        found = fit_mixed_model(GroupMeans(mean, error, n))
+        assert labels - 0.15 < found.n_labels[1] < labels + 0.5
+        assert found.between.mean() < 0.02  # single genes, which cannot be below 0; the small group's own error is 0.33
+        assert np.sqrt(((found.effect[1] - found.effect[0]) ** 2).mean()) < 0.01
+
+
+def test_the_noise_of_a_small_condition_stays_with_it():
+    """Control of 2,000 cells and 20 under the other condition: nothing is said of the first."""
+    rng = np.random.default_rng(10)
+    n = np.array([[2000.0] * 3, [20.0] * 3])
+    error = np.repeat(1.0 / n[..., None], GENES, axis=-1)
+    truth = np.where(rng.random(GENES) < 0.2, rng.normal(0, 0.5, GENES), 0.0) * np.array([0.0, 1.0])[:, None]
+    mean = rng.normal(0, 1, (1, 3, GENES)) + truth[:, None] + rng.normal(size=error.shape) * np.sqrt(error)
+    found = fit_mixed_model(GroupMeans(mean, error, n))
+    change = found.effect[1] - found.effect[0]
+    assert ((change - truth[1]) ** 2).mean() == pytest.approx(found.variance.sum(axis=0).mean(), rel=0.3)
+    assert (change * truth[1]).sum() / (change**2).sum() == pytest.approx(1.0, abs=0.15)
 
 
 def test_a_label_that_was_not_seen_is_predicted_better_than_by_shift_or_no_change():
@@ -88,7 +96,7 @@ def test_a_label_that_was_not_seen_is_predicted_better_than_by_shift_or_no_chang
         groups, _, _, truth = simulate(rng, effect=effect, between=between, error=0.1, responding=0.3)
         hidden = groups.n.copy()
         hidden[1, 0] = 0.0
-        found = fit_mixed_model(groups._replace(n=hidden), labels_differ=True)
+        found = fit_mixed_model(groups._replace(n=hidden))
         mean = groups.mean
         shift = mean[0, 0] + (mean[1, 1:] - mean[0, 1:]).mean(axis=0)
         errors = [
@@ -100,17 +108,17 @@ def test_a_label_that_was_not_seen_is_predicted_better_than_by_shift_or_no_chang
 def test_what_was_compared_with_nothing_has_no_effect():
     groups, *_ = simulate(np.random.default_rng(7), shape=(3, 2))
     n = np.array([[50.0, 0.0], [50.0, 0.0], [0.0, 50.0]])  # the third condition shares no label with the others
-    found = fit_mixed_model(groups._replace(n=n), labels_differ=True)
+    found = fit_mixed_model(groups._replace(n=n))
     assert (found.effect[2] == 0.0).all() and found.n_labels[2] == 0.0
-    assert np.isinf(found.prior_variance[2]).all()
-    alone = fit_mixed_model(groups._replace(n=np.eye(3, 2) * 50.0), labels_differ=True)
+    assert found.part.tolist() == [0, 0, -1]
+    alone = fit_mixed_model(groups._replace(n=np.eye(3, 2) * 50.0))
     assert (alone.effect == 0.0).all() and np.isfinite(alone.baseline).all()
 
 
 def test_many_groups_are_fitted_a_part_of_the_genes_at_a_time(monkeypatch):
     groups, *_ = simulate(np.random.default_rng(8), between=0.2)
-    whole = fit_mixed_model(groups, labels_differ=True)
+    whole = fit_mixed_model(groups)
     monkeypatch.setattr("trvae_scvi._math._mixed_model._ENTRIES", 1)
-    parts = fit_mixed_model(groups, labels_differ=True)
+    parts = fit_mixed_model(groups)
     for name in ("effect", "baseline", "between", "n_labels"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=0.1, atol=0.02)

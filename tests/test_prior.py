@@ -8,7 +8,7 @@ from helpers import FAST, make_trained
 from scipy import sparse
 
 import trvae_scvi as tv
-from trvae_scvi.data._group_means import output_means, shares_beyond_cell_types
+from trvae_scvi.data._group_means import _drawn, output_rates, shares_beyond_cell_types
 
 LABELS = {"labels_key": "cell_type"}
 
@@ -30,44 +30,42 @@ def groups_of(adata, labels):
             yield s, k, ((conditions == condition) & (True if label is None else kinds == label)).to_numpy()
 
 
+def rates_of(model, n_labels):
+    """Of every condition and label."""
+    labels = model.adata_manager.get_from_registry("labels").ravel() if n_labels > 1 else np.zeros(model.adata.n_obs)
+    return output_rates(model.adata_manager, model.module.likelihood, labels.astype(int), (2, n_labels))
+
+
 @pytest.mark.parametrize("labels", [True, False])
 @pytest.mark.parametrize("likelihood", ["nb", "mse", "bernoulli"])
-def test_means_are_those_of_the_decoders_scale(cells, likelihood, labels):
+def test_means_and_their_errors_are_those_of_the_values(cells, likelihood, labels):
     cells = cells.copy()
     counts = cells.X.toarray()
     if likelihood != "nb":
         cells.X = np.log1p(counts)
         cells.X = cells.X / (cells.X.max() if likelihood == "bernoulli" else 1.0)
     model = trained(cells, LABELS if labels else {}, gene_likelihood=likelihood)
-    found = output_means(model.adata_manager, model.module.likelihood, (2, 3 if labels else 1))
+    found = rates_of(model, 3 if labels else 1)
     values = counts / counts.sum(axis=1, keepdims=True) if likelihood == "nb" else cells.X
+    function = {"nb": lambda m: m, "mse": np.ones_like, "bernoulli": lambda m: m * (1 - m)}[likelihood]
+    ratios = []
     for s, k, own in groups_of(cells, labels):
         mean, error = values[own].mean(axis=0), values[own].var(axis=0, ddof=1) / own.sum()
         assert found.n[s, k] == own.sum()
-        if likelihood == "nb":
-            seen = counts[own].sum(axis=0) > 100  # where half a count makes no difference
-            np.testing.assert_allclose(found.mean[s, k][seen], np.log(mean[seen]), atol=0.01)
-            np.testing.assert_allclose(
-                found.error[s, k][seen], (error / mean**2)[seen], rtol=0.15
-            )  # or what counting alone has
-        elif likelihood == "mse":
-            np.testing.assert_allclose(found.mean[s, k], mean, rtol=1e-5, atol=1e-7)
-            np.testing.assert_allclose(found.error[s, k], error, rtol=1e-3, atol=1e-9)
-        else:
-            np.testing.assert_allclose(1 / (1 + np.exp(-found.mean[s, k])), mean, atol=0.01)
-    assert np.isfinite(found.mean).all() and (found.error > 0).all()
+        np.testing.assert_allclose(found.mean[s, k], mean, rtol=1e-5, atol=1e-7)
+        ratios.append(found.unit[s, k] * found.scale[k] * function(mean) / error)
+    assert np.median(ratios) == pytest.approx(1.0, abs=0.1)
+    assert (found.scale > 0).all()
 
 
-def test_with_size_factors_means_are_those_whose_softplus_are_the_multiples(cells):
+def test_with_size_factors_means_are_multiples_of_them(cells):
     cells = cells.copy()
     cells.obs["factor"] = np.random.default_rng(0).uniform(0.5, 2.0, cells.n_obs)
-    model = trained(cells, {"size_factor_key": "factor"})
-    found = output_means(model.adata_manager, model.module.likelihood, (2, 1))
+    found = rates_of(trained(cells, {"size_factor_key": "factor"}), 1)
+    assert found.link == "softplus"
     multiples = cells.X.toarray() / cells.obs["factor"].to_numpy()[:, None]
     for s, k, own in groups_of(cells, labels=False):
-        seen = cells.X[own].toarray().sum(axis=0) > 100
-        softplus = np.log1p(np.exp(found.mean[s, k]))
-        np.testing.assert_allclose(softplus[seen], multiples[own].mean(axis=0)[seen], rtol=0.01)
+        np.testing.assert_allclose(found.mean[s, k], multiples[own].mean(axis=0), rtol=1e-5)
 
 
 def test_dense_sparse_and_pieces_give_one_result(cells, monkeypatch):
@@ -79,11 +77,28 @@ def test_dense_sparse_and_pieces_give_one_result(cells, monkeypatch):
     for adata, rows in ((cells, 4096), (dense, 100), (column, 7)):
         model = trained(adata)
         monkeypatch.setattr("trvae_scvi.data._values._ROWS", rows)
-        found.append(output_means(model.adata_manager, model.module.likelihood, (2, 3)))
+        found.append(rates_of(model, 3))
         monkeypatch.undo()
     for other in found[1:]:
-        for mine, theirs in zip(found[0], other, strict=True):
+        for mine, theirs in zip(found[0][:4], other[:4], strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [(200, 10), (300, 3)])
+@pytest.mark.parametrize("likelihood", ["nb", "mse"])
+def test_few_cells_of_a_condition_are_no_effect(cells, likelihood, n):
+    """Two names for one condition, one of them given to few cells of every label."""
+    cells = cells[cells.obs["condition"] == "control"].copy()
+    rng = np.random.default_rng(0)
+    cells = cells[rng.integers(0, cells.n_obs, 3 * sum(n))].copy()
+    cells.obs_names_make_unique()
+    cells.X = rng.poisson(cells.X.toarray()).astype(np.float32)
+    if likelihood == "mse":
+        cells.X = np.log1p(cells.X / cells.X.sum(axis=1, keepdims=True) * 1e4)
+    cells.obs["condition"] = np.where(np.arange(cells.n_obs) < 3 * n[0], "control", "same")
+    model = trained(cells, train={"plan_kwargs": {"lr": 1e-9}}, gene_likelihood=likelihood)
+    offset = model.module.decoder.output.offset.weight.detach()
+    assert (offset[1] - offset[0]).square().mean().sqrt() < 0.1
 
 
 @pytest.mark.parametrize("likelihood", ["nb", "zinb"])
@@ -155,13 +170,12 @@ def test_a_prediction_says_of_how_many_cells_other_labels_decided(cells):
 
 
 def test_where_means_of_labels_are_too_many_labels_count_as_one(cells, monkeypatch):
-    monkeypatch.setattr("trvae_scvi.data._group_means._MOST_MEANS", 2 * 60)
+    monkeypatch.setattr("trvae_scvi.data._strata._MOST_MEANS", 2 * 60)
     hidden = ((cells.obs["cell_type"] == "type_1") & (cells.obs["condition"] == "stimulated")).to_numpy()
     with pytest.warns(UserWarning, match="2 conditions, 3 labels and 60 genes are more than fit into memory"):
         model = trained(cells[~hidden].copy())
     assert model.levels_ is None
-    pooled = output_means(model.adata_manager, model.module.likelihood, (2, 1))
-    assert pooled.n.sum() == (~hidden).sum()
+    assert torch.isfinite(model.module.decoder.output.offset.scale).all()
 
 
 def test_a_training_without_a_step_is_refused_and_leaves_nothing_behind(cells):
@@ -194,6 +208,26 @@ def test_without_labels_other_shares_of_cell_types_are_no_start():
         assert torch.isfinite(offset.scale).all() and offset.scale.max() > 0.1
     assert (starts[0][0] < 0.1).all() and starts[0][1] < 0.1
     assert (starts[1][0] > 0.3).all() and starts[1][1] > 0.3
+
+
+def test_a_query_gets_the_typical_prior_of_the_conditions_that_have_one(cells):
+    adata = cells.copy()
+    alone = (adata.obs["cell_type"] == "type_1").to_numpy()
+    adata.obs["condition"] = np.where(alone, "alone", adata.obs["condition"].astype(str))
+    model = trained(adata)
+    scale = model.module.decoder.output.offset.scale
+    assert torch.isinf(scale[0]).all() and torch.isfinite(scale[1:]).all()
+    query = adata.copy()
+    query.obs["condition"] = "new"
+    grown = tv.TRVAE.load_query_data(query, model).module.decoder.output.offset.scale
+    torch.testing.assert_close(grown[3], scale[1:].square().mean(dim=0).sqrt())
+
+
+def test_cells_to_tell_shares_from_effects_are_drawn_of_every_condition():
+    conditions = np.repeat([0, 1, 2], [20_000, 40, 900])
+    drawn = np.bincount(conditions[_drawn(conditions, 2_000)])
+    assert drawn[1] == 40 and drawn[2] == 900 and 900 <= drawn[0] <= 1_060
+    assert len(_drawn(conditions[:50], 2_000)) == 50
 
 
 @pytest.mark.parametrize("setup", [LABELS, {}])

@@ -5,11 +5,11 @@ r"""How strongly conditions act on the means of groups: a linear mixed model, fi
     y_{skg} = a_{kg} + m_{sg} + v_{skg} + e_{skg}
 
 is the mean of gene g over the cells with label k under condition s, :math:`a` what the labels differ by whatever the
-condition, :math:`m` what a condition does to all labels alike (of mean 0 over the conditions), :math:`v` what it does
-to one label only, and :math:`e` the sampling of cells, whose variance is known. All but the last are random. For m the
-prior is a scale mixture of normals, whose weights are fitted for every condition over the genes (adaptive shrinkage,
-Stephens 2017, doi:10.1093/biostatistics/kxw041): most genes do not respond, few respond strongly. The variances of v
-and a are moments, those of single genes drawn towards their mean over genes. Nothing depends on a start.
+condition, :math:`m` what a condition does to all labels alike, :math:`v` what it does to one label only, and :math:`e`
+the sampling of cells, whose variance is known. All but the last are random. For m the prior is a scale mixture of
+normals, whose weights are fitted for every condition over the genes (adaptive shrinkage, Stephens 2017,
+doi:10.1093/biostatistics/kxw041): most genes do not respond, few respond strongly. The variances of v and a are
+moments, those of single genes drawn towards their mean over genes. Nothing depends on a start.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["GroupMeans", "MixedModel", "fit_mixed_model", "shrinkage"]
+from ._shrinkage import shrinkage
+from ._two_way import connected, two_way
+
+__all__ = ["GroupMeans", "MixedModel", "fit_mixed_model"]
 
 _PRIOR_DF = 4.0  # degrees of freedom that the mean over genes counts for beside a gene's own variance
-_ROUNDS, _SWEEPS, _EM_STEPS = 4, 30, 200
+_ROUNDS = 6
 _TINY = 1e-12
 _ENTRIES, _LEAST_GENES = 4_000_000, 500  # of groups and genes at a time; the least, as variances lean on each other
 
@@ -50,125 +53,77 @@ class MixedModel:
     Attributes
     ----------
     effect, variance
-        Posterior mean and variance of m, `s x g`; 0 for conditions without a group to compare.
-    prior_variance
-        Of the normal prior for which these would be the posterior, `s x g`; infinite for such conditions.
+        Posterior mean and variance of m, `s x g`; 0 for conditions without a group to compare. m has mean 0, weighted
+        with what is known, over the conditions that labels connect.
     between
         Variance of v, `s x g`.
     baseline
         Posterior mean of a, `k x g`.
     n_labels
         Effective number of labels that a condition was compared in, `s`.
+    part
+        Numbers of the parts that labels connect, `s`, -1 for conditions without a group to compare.
     """
 
     effect: np.ndarray
     variance: np.ndarray
-    prior_variance: np.ndarray
     between: np.ndarray
     baseline: np.ndarray
     n_labels: np.ndarray
+    part: np.ndarray
 
 
-def fit_mixed_model(groups: GroupMeans, *, labels_differ: bool) -> MixedModel:
-    """Fit the model of this file.
-
-    Parameters
-    ----------
-    groups
-        Means of all groups.
-    labels_differ
-        Whether there is v: a condition that does something else to every label is then hardly known, however many
-        cells there are.
-    """
+def fit_mixed_model(groups: GroupMeans) -> MixedModel:
+    """Fit the model of this file."""
     there = groups.n > 1
-    compared = there & (there.sum(axis=0) > 1)  # a label under one condition alone tells of none
-    known = compared.any(axis=1)
+    parts = connected(there)
+    rows, columns = (part >= 0 for part in parts)
+    n_genes = groups.mean.shape[-1]
+    effect, noise, between, n_labels = (np.zeros((len(there), n_genes)) for _ in range(4))
     # genes a part at a time, as groups may be many
     size = max(_LEAST_GENES, _ENTRIES // there.size)
-    parts = [slice(start, start + size) for start in range(0, groups.mean.shape[-1], size)]
-    fits = [_fit(groups.mean[..., part], groups.error[..., part], compared, labels_differ) for part in parts]
-    effect, between, noise, n_labels = (np.concatenate(each, axis=-1) for each in zip(*fits, strict=True))
+    for start in range(0, n_genes if rows.any() else 0, size):
+        genes = slice(start, start + size)
+        mean, error = (values[rows][:, columns, genes] for values in (groups.mean, groups.error))
+        found = _fit(mean, error, there[rows][:, columns], (parts[0][rows], parts[1][columns]))
+        for all_of, values in zip((effect, noise, between, n_labels), found, strict=True):
+            all_of[rows, genes] = values
     factor, variance = np.zeros_like(effect), np.zeros_like(effect)
-    for s in np.flatnonzero(known):
+    for s in np.flatnonzero(rows):
         factor[s], variance[s] = shrinkage(effect[s], noise[s])
     effect = factor * effect
-    baseline = [_baseline(groups, there, effect, between, part) for part in parts]
-    return MixedModel(
-        effect,
-        variance,
-        np.where(known[:, None], noise * factor / np.maximum(1.0 - factor, 1e-6), np.inf),
-        between,
-        np.concatenate(baseline, axis=-1),
-        np.where(known, n_labels.mean(axis=-1), 0.0),
-    )
+    starts = range(0, n_genes, size)
+    baseline = [_baseline(groups, there, effect, between, slice(start, start + size)) for start in starts]
+    return MixedModel(effect, variance, between, np.concatenate(baseline, axis=-1), n_labels.mean(axis=-1), parts[0])
 
 
 def _fit(
-    mean: np.ndarray, error: np.ndarray, compared: np.ndarray, labels_differ: bool
+    y: np.ndarray, error: np.ndarray, there: np.ndarray, parts: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Estimates of m, the variance of v, that of the estimates, and effective numbers of labels, each `s x g`."""
-    n_conditions = len(compared)
-    weights_of = np.where(compared[..., None], 1.0, 0.0)
-    y, error = (np.where(compared[..., None], values, 0.0) for values in (mean, error))
-    between = np.zeros((n_conditions, y.shape[-1]))
-    free = compared.sum() - compared.any(axis=0).sum() - n_conditions + 1  # degrees of freedom of the residuals
-    weights = weights_of / (error + _TINY)
-    effect, labels = _two_way(y, weights)
-    for _ in range(_ROUNDS if labels_differ and free > 0 else 0):
-        residual = y - labels - effect[:, None]
-        between = _between(residual, error, compared, free / compared.sum())
-        weights = weights_of / (error + between[:, None] + _TINY)
-        effect, labels = _two_way(y, weights)
-    total = np.maximum(weights.sum(axis=1), _TINY)
-    n_labels = total**2 / np.maximum((weights**2).sum(axis=1), _TINY)
-    return effect, between, (1.0 - 1.0 / n_conditions) / total, n_labels
+    """Estimates of m, their variances, the variance of v, and effective numbers of labels, each `s x g`."""
+    between = np.zeros((len(there), y.shape[-1]))
+    free = there.sum() - sum(there.shape) + len(np.unique(parts[0]))  # degrees of freedom of the residuals
+    for turn in range(_ROUNDS if free > 0 else 1):
+        weights = np.where(there[..., None], 1.0 / (error + between[:, None] + _TINY), 0.0)
+        fit = two_way(y, weights, parts)
+        if free > 0 and turn < _ROUNDS - 1:
+            between = _between(y - fit.rows[:, None] - fit.columns, error, weights, fit.leverage)
+    n_labels = weights.sum(axis=1) ** 2 / np.maximum((weights**2).sum(axis=1), _TINY)
+    return fit.rows, fit.variance, between, n_labels
 
 
-def shrinkage(estimate: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior means, as shares of the estimates, and posterior variances, under a prior learned from all of them.
+def _between(residual: np.ndarray, error: np.ndarray, weights: np.ndarray, leverage: np.ndarray) -> np.ndarray:
+    """Variance of what a condition does to one label only: what residuals vary more than sampling has them.
 
-    Parameters
-    ----------
-    estimate, noise
-        `g` estimates and their variances.
+    A squared residual is on average the variance of its group less the share that the fit takes up; groups count as
+    much as these squares are precise.
     """
-    noise = np.maximum(noise, _TINY)
-    low, high = noise.min() / 100.0, max(noise.max(), (estimate**2).max())
-    grid = np.concatenate([[0.0], low * 2.0 ** np.arange(np.ceil(np.log2(high / low)) + 2)])
-    total = grid[:, None] + noise
-    log_density = -0.5 * (np.log(total) + estimate**2 / total)
-    density = np.exp(log_density - log_density.max(axis=0))
-    share = np.full(len(grid), 1.0 / len(grid))
-    for _ in range(_EM_STEPS):
-        posterior = share[:, None] * density
-        posterior /= posterior.sum(axis=0)
-        share = posterior.mean(axis=1)
-    kept = grid[:, None] / total
-    factor = (posterior * kept).sum(axis=0)
-    second = (posterior * (kept * noise + (kept * estimate) ** 2)).sum(axis=0)
-    return factor, second - (factor * estimate) ** 2
-
-
-def _two_way(y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted least squares for `y = a_k + m_s`, by turns; `m`, of mean 0 over the conditions, and `a`."""
-    of_labels, of_conditions = (np.maximum(weights.sum(axis=axis), _TINY) for axis in (0, 1))
-    effect = np.zeros((y.shape[0], y.shape[2]))
-    labels = np.zeros((y.shape[1], y.shape[2]))
-    for _ in range(_SWEEPS):
-        labels = (weights * (y - effect[:, None])).sum(axis=0) / of_labels
-        effect = (weights * (y - labels)).sum(axis=1) / of_conditions
-        effect -= effect.mean(axis=0)
-    return effect, labels
-
-
-def _between(residual: np.ndarray, error: np.ndarray, compared: np.ndarray, free: float) -> np.ndarray:
-    """Variance of what a condition does to one label only: what residuals vary more than sampling has them."""
-    there, n = compared[..., None], np.maximum(compared.sum(axis=1), 1)[:, None]
-    squares = np.where(there, residual**2, 0.0).sum(axis=1) / (n * free)
-    sampling = np.where(there, error, 0.0).sum(axis=1) / n
+    left = np.where(weights > 0, 1.0 - leverage, 0.0)
+    total = np.maximum((weights**2 * left).sum(axis=1), _TINY)
+    squares = (weights**2 * residual**2).sum(axis=1) / total
+    sampling = (weights**2 * left * np.where(weights > 0, error, 0.0)).sum(axis=1) / total
     expected = sampling + np.maximum((squares - sampling).mean(axis=-1, keepdims=True), 0.0) + _TINY
-    ratio = squares / expected
-    own = compared.sum(axis=1)[:, None] * free
+    ratio, own = squares / expected, left.sum(axis=1)
     moderated = (_PRIOR_DF * ratio.mean(axis=-1, keepdims=True) + own * ratio) / (_PRIOR_DF + own)
     return np.maximum(moderated * expected - sampling, 0.0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy import sparse
@@ -10,8 +10,9 @@ from scvi import REGISTRY_KEYS
 from sklearn.utils.extmath import randomized_svd
 
 from trvae_scvi._math._mixed_model import GroupMeans
+from trvae_scvi._math._offset_prior import GroupRates
+from trvae_scvi._math._two_way import connected, two_way
 
-from ._designs import warn
 from ._expression import Expression
 from ._values import row_chunks
 
@@ -25,79 +26,145 @@ if TYPE_CHECKING:
 
     Block: TypeAlias = Any  # rows of a matrix, an array or a sparse one
 
-__all__ = ["are_too_many", "label_means", "logarithms", "output_means", "shares_beyond_cell_types"]
+__all__ = ["label_means", "logarithms", "output_rates", "shares_beyond_cell_types"]
 
 _TARGET_SUM = 1e4
-_MOST_MEANS = 100_000_000  # of conditions, labels and genes, to be held in memory at a time
 _DRAWN_CELLS, _DRAWN_ENTRIES = 5000, 40_000_000
 _COMPONENTS = 5
-_LEAST = 1e-100  # of groups without a cell
+_PRIOR_CELLS = 10.0  # that count, as cells of other groups scatter, beside a group's own
+_LEAST, _LEAST_SCALE, _LEAST_SHARE = 1e-100, 1e-9, 1e-3
 
 
-def are_too_many(n_conditions: int, n_labels: int, n_genes: int) -> bool:
-    """Whether means of every condition and label would take too much memory; warns if so."""
-    if n_conditions * n_labels * n_genes <= _MOST_MEANS:
-        return False
-    warn(
-        f"Means of {n_conditions} conditions, {n_labels} labels and {n_genes} genes are more than fit into memory: "
-        "labels are not compared with each other, neither for the prior of what conditions do nor for labels that were "
-        "not measured. Register coarser labels, or fewer genes."
-    )
-    return True
-
-
-def output_means(manager: AnnDataManager, likelihood: Likelihood, shape: tuple[int, int]) -> GroupMeans:
-    """Means of every condition and label on the scale of the decoder's output.
-
-    Of counts these are logarithms of shares of the total (of multiples of the size factor the inverse of the softplus),
-    of values from 0 to 1 logits, of others the values.
+def output_rates(
+    manager: AnnDataManager, likelihood: Likelihood, strata: np.ndarray, shape: tuple[int, int]
+) -> GroupRates:
+    """Means of every condition and stratum, and how well they are known, as the decoder's output has them.
 
     Parameters
     ----------
     manager, likelihood
         Of the model.
+    strata
+        What cells of different conditions are compared within: a number for each.
     shape
-        Numbers of conditions and labels.
+        Numbers of conditions and strata.
     """
-    codes, moments = _pairs(manager, shape[1]), _Moments(shape[0] * shape[1])
+    moments, codes = _Moments(shape[0] * shape[1]), _codes(manager, REGISTRY_KEYS.BATCH_KEY) * shape[1] + strata
     if not likelihood.models_counts:
         moments.add_all(manager, codes, None)
+        per_event = np.ones(len(moments.n))
     else:
         totals = _totals(manager)
         moments.add_all(manager, codes, lambda x, rows: shares(x, totals[rows]))
-    mean, error = moments.mean, moments.error
-    # half a count, or half a cell of values from 0 to 1, keeps what was never seen from being minus infinity
-    half = 0.5 / np.maximum(moments.n, 1.0)[:, None]
+        per_event = np.bincount(codes, 1.0 / totals, len(moments.n)) / np.maximum(moments.n, 1.0)
+    is_share = likelihood.name == "bernoulli"
+    expected = np.ones_like(moments.mean)
+    if is_share or likelihood.models_counts:
+        expected = per_event[:, None] * moments.mean * (1.0 - moments.mean if is_share else 1.0)
+    # how much more cells scatter than their variance function has it
+    scale = _pooled(moments, expected, shape)
+    scale = np.maximum(scale, 1.0 if likelihood.models_counts else max(_LEAST_SCALE * scale.max(), _LEAST))
+    return GroupRates(
+        moments.mean.reshape(*shape, -1),
+        (per_event / np.maximum(moments.n, 1.0)).reshape(shape),
+        scale,
+        moments.n.reshape(shape),
+        _link(manager, likelihood),
+    )
+
+
+def _link(manager: AnnDataManager, likelihood: Likelihood) -> Literal["log", "softplus", "logit", "identity"]:
     if likelihood.models_counts:
-        half *= (np.bincount(codes, 1.0 / totals, len(half)) / np.maximum(moments.n, 1.0))[:, None]
-        mean = np.maximum(mean + half, _LEAST)
-        error = np.maximum(error, 2.0 * half * mean)
-        has_factors = REGISTRY_KEYS.SIZE_FACTOR_KEY in manager.data_registry
-        error = error / (-np.expm1(-mean) if has_factors else mean) ** 2
-        mean = mean + np.log(-np.expm1(-mean)) if has_factors else np.log(mean)
-    elif likelihood.name == "bernoulli":
-        mean = (mean + half) / (1.0 + 2.0 * half)
-        slope = mean * (1.0 - mean)
-        error = np.maximum(error, 2.0 * half * slope) / slope**2
-        mean = np.log(mean / (1.0 - mean))
-    return GroupMeans(mean.reshape(*shape, -1), error.reshape(*shape, -1), moments.n.reshape(shape))
+        return "softplus" if REGISTRY_KEYS.SIZE_FACTOR_KEY in manager.data_registry else "log"
+    return "logit" if likelihood.name == "bernoulli" else "identity"
 
 
-def label_means(manager: AnnDataManager, likelihood: Likelihood, shape: tuple[int, int]) -> GroupMeans:
+def label_means(
+    manager: AnnDataManager, likelihood: Likelihood, covariates: np.ndarray, shape: tuple[int, int]
+) -> GroupMeans:
     """Means of every condition and label on the scale on which changes are told: `log1p` of counts per 10,000.
 
     Parameters
     ----------
     manager, likelihood
         Of the model.
+    covariates
+        A number for every cell's categorical covariates. What they add to all groups alike is taken off where groups
+        share enough of them to tell, so that means are of the same ones.
     shape
         Numbers of conditions and labels.
     """
-    moments = _Moments(shape[0] * shape[1])
+    n_groups, n_covariates = shape[0] * shape[1], int(covariates.max()) + 1
+    moments = _Moments(n_groups * n_covariates)
     transform = (lambda x, rows: logarithms(x)) if likelihood.models_counts else None
-    moments.add_all(manager, _pairs(manager, shape[1]), transform)
-    mean, error = (values.reshape(*shape, -1) for values in (moments.mean, moments.error))
-    return GroupMeans(mean, error, moments.n.reshape(shape))
+    pairs = _codes(manager, REGISTRY_KEYS.BATCH_KEY) * shape[1] + _codes(manager, REGISTRY_KEYS.LABELS_KEY)
+    moments.add_all(manager, pairs * n_covariates + covariates, transform)
+    # a few cells do not tell how much cells scatter: beside them count those of the label under other conditions
+    pooled = _pooled(moments, np.ones((1, 1)), (shape[0], shape[1] * n_covariates))
+    pooled = np.tile(pooled, (shape[0], 1))
+    free = np.maximum(moments.n - 1.0, 0.0)[:, None]
+    variance = (_PRIOR_CELLS * pooled + moments.squares) / (_PRIOR_CELLS + free)
+    n = moments.n.reshape(n_groups, n_covariates)
+    n_cells = np.maximum(moments.n, 1.0)[:, None]
+    # what no cell shows may be there: half a count in all of them, or by far the smallest error of any gene
+    least = _LEAST_SHARE * (variance / n_cells).mean(axis=1, keepdims=True)
+    if likelihood.models_counts:
+        least = 0.5 * (_one_count(manager) / n_cells) ** 2
+    error = np.maximum(variance / n_cells, least)
+    mean, error = (values.reshape(n_groups, n_covariates, -1) for values in (moments.mean, error))
+    mean, error = (mean[:, 0], error[:, 0]) if n_covariates == 1 else _adjusted(mean, error, n)
+    return GroupMeans(mean.reshape(*shape, -1), error.reshape(*shape, -1), n.sum(axis=1).reshape(shape))
+
+
+def _one_count(manager: AnnDataManager) -> float:
+    """What one count is on the scale of `log1p` of counts per 10,000, in a typical cell."""
+    return float(np.log1p(_TARGET_SUM / np.median(_sums(manager))))
+
+
+def _adjusted(mean: np.ndarray, error: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of groups and their squared standard errors, as if covariates were spread alike over them.
+
+    Parameters
+    ----------
+    mean, error
+        Of every group and covariate, `p x c x g`.
+    n
+        Numbers of cells, `p x c`.
+    """
+    share = (n / np.maximum(n.sum(axis=1, keepdims=True), 1.0))[..., None]
+    plain, plain_error = (share * mean).sum(axis=1), (share**2 * error).sum(axis=1)
+    there = n > 0
+    known = there.any(axis=1)
+    parts = connected(there[known])
+    if (parts[0] != 0).any():
+        return plain, plain_error
+    columns = parts[1] == 0
+    weights = np.where(there[known][:, columns, None], 1.0 / np.maximum(error[known][:, columns], _LEAST), 0.0)
+    top = weights.max(axis=(0, 1))
+    fit = two_way(mean[known][:, columns], weights / top, (parts[0], parts[1][columns]))
+    everywhere = (n[:, columns].sum(axis=0) / n[:, columns].sum()) @ fit.columns
+    plain[known], plain_error[known] = fit.rows + everywhere, np.maximum(fit.variance / top, plain_error[known])
+    return plain, plain_error
+
+
+def _pooled(moments: _Moments, expected: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """How much cells of a label scatter, `k x g`; of few cells as those of all labels do.
+
+    Parameters
+    ----------
+    moments
+        Of all groups.
+    expected
+        Unit of variance of every group, broadcastable to `(s * k) x g`.
+    shape
+        Numbers of conditions and labels.
+    """
+    free = np.maximum(moments.n - 1.0, 0.0)[:, None]
+    squares = moments.squares.reshape(*shape, -1).sum(axis=0)
+    total = np.broadcast_to(free * expected, moments.squares.shape).reshape(*shape, -1).sum(axis=0)
+    of_gene = squares.sum(axis=0) / np.maximum(total.sum(axis=0), _LEAST)
+    some = _PRIOR_CELLS * total.sum(axis=0) / max(free.sum(), 1.0)
+    return (squares + some * of_gene) / np.maximum(total + some, _LEAST)
 
 
 def shares_beyond_cell_types(manager: AnnDataManager, likelihood: Likelihood, n_conditions: int) -> np.ndarray:
@@ -109,12 +176,13 @@ def shares_beyond_cell_types(manager: AnnDataManager, likelihood: Likelihood, n_
 
     Returns
     -------
-    `n_conditions` numbers from 0 to 1, of up to 5,000 cells drawn at random; 0 where too few are of a condition.
+    `n_conditions` numbers from 0 to 1, of up to 5,000 cells, as many as there are of small conditions and equally many
+    of the others; 0 for a condition with too few.
     """
     x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-    conditions = _pairs(manager, 1)
+    conditions = _codes(manager, REGISTRY_KEYS.BATCH_KEY)
     n_cells = min(len(conditions), _DRAWN_CELLS, max(_DRAWN_ENTRIES // x.shape[1], 1))
-    rows = np.sort(np.random.default_rng(0).permutation(len(conditions))[:n_cells])
+    rows = _drawn(conditions, n_cells)
     block: Any = Expression(x, rows)[:]
     block = logarithms(block) if likelihood.models_counts else block
     # always a copy, as the values may be the caller's
@@ -133,6 +201,18 @@ def shares_beyond_cell_types(manager: AnnDataManager, likelihood: Likelihood, n_
     beyond = change - (change @ components.T) @ components
     total, left = ((values**2).sum(axis=1) - noise for values in (change, beyond))
     return np.where(known & (total > 0), np.clip(left, 0.0, None) / np.maximum(total, 1e-12), 0.0)
+
+
+def _drawn(conditions: np.ndarray, n_cells: int) -> np.ndarray:
+    """Positions of about so many cells, drawn so that the smallest conditions lose none."""
+    n = np.bincount(conditions)
+    sizes = np.sort(n)
+    left = n_cells - np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    most = int(np.max(np.minimum(sizes, left // np.arange(len(sizes), 0, -1)), initial=1))
+    order = np.random.default_rng(0).permutation(len(conditions))
+    order = order[np.argsort(conditions[order], kind="stable")]
+    place = np.arange(len(order)) - np.repeat(np.cumsum(n) - n, n)
+    return np.sort(order[place < max(most, 1)])
 
 
 def shares(x: Block, totals: np.ndarray) -> Block:
@@ -180,25 +260,25 @@ class _Moments:
         return self._sums[0] / np.maximum(self.n, 1.0)[:, None]
 
     @property
-    def error(self) -> np.ndarray:
-        """Squared standard errors of the means, of groups of two cells or more."""
-        n = np.maximum(self.n, 2.0)[:, None]
-        return np.maximum(self._sums[1] / n - (self._sums[0] / n) ** 2, 0.0) / (n - 1.0)
+    def squares(self) -> np.ndarray:
+        """Sums of squared deviations from the means."""
+        return np.maximum(self._sums[1] - self._sums[0] * self.mean, 0.0)
 
 
-def _pairs(manager: AnnDataManager, n_labels: int) -> np.ndarray:
-    """One number for every cell's condition and label, or condition alone if all count as one label."""
-    conditions, labels = (
-        np.asarray(manager.get_from_registry(key)).ravel().astype(np.int64)
-        for key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
-    )
-    return conditions * n_labels + (labels if n_labels > 1 else 0)
+def _codes(manager: AnnDataManager, key: str) -> np.ndarray:
+    """Of a registered category, `n`."""
+    return np.asarray(manager.get_from_registry(key)).ravel().astype(np.int64)
 
 
 def _totals(manager: AnnDataManager) -> np.ndarray:
     """Size factors, or total counts where there are none."""
     if REGISTRY_KEYS.SIZE_FACTOR_KEY in manager.data_registry:
         return np.asarray(manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=np.float64).ravel()
+    return _sums(manager)
+
+
+def _sums(manager: AnnDataManager) -> np.ndarray:
+    """Sums of the cells' values."""
     x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
     sums = [np.asarray(block.sum(axis=1), dtype=np.float64).ravel() for block in row_chunks(x)]
     return np.concatenate(sums)

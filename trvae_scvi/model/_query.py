@@ -19,8 +19,9 @@ from trvae_scvi.data._columns import (
 from trvae_scvi.data._designs import warn_of_similar_names
 from trvae_scvi.data._gene_names import check_var_names
 from trvae_scvi.data._schema import Schema
+from trvae_scvi.data._strata import cells_by_label
 from trvae_scvi.data._values import check_summary, get_values, place_of, summarize_values
-from trvae_scvi.train._own_data import cells_by_label
+from trvae_scvi.module._tables import trains_new_rows_only
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,11 +80,11 @@ def query_model(model_cls: Any, adata: AnnData, reference: Model, surgery: dict[
     grown = model.module.adopt(reference.module)
     model.nonnegative_ = reference.nonnegative_
     model.surgery_ = surgery
-    model.levels_ = None if surgery["unfrozen"] else reference.levels_
     schema = Schema.of(model.registry_)
     counts = cells_by_label(model.adata_manager, schema) if schema.labels_key is not None else None
     model.measured_ = _measured(counts, reference.measured_, trains_all=surgery["unfrozen"])
     apply_surgery(model)
+    model.levels_ = reference.levels_ if trains_new_rows_only(model.module) else None
     model.is_trained_ = not grown and not any(p.requires_grad for p in model.module.parameters())
     model.module.eval()
     return model

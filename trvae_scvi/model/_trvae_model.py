@@ -18,7 +18,7 @@ from trvae_scvi.data._schema import Schema
 from trvae_scvi.data._setup import check_new_data, check_registered_data, register, warn_of_new_data
 from trvae_scvi.module import TRVAEModule
 from trvae_scvi.module._options import ModelOptions
-from trvae_scvi.predict._find_levels import find_levels
+from trvae_scvi.predict._find_levels import finding_levels
 from trvae_scvi.train._own_data import check_values
 from trvae_scvi.train._plan import TRVAETrainingPlan
 from trvae_scvi.train._splitter import TRVAEDataSplitter
@@ -395,6 +395,6 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         """
         given = dict(locals())
         arguments = {name: value for name, value in given.items() if name not in ("self", "__class__")}
-        train_model(self, super().train, self._validate_own_anndata, **arguments)
-        if datamodule is None and self.surgery_ is None:
-            self.levels_ = find_levels(self)
+        shown = trainer_kwargs.get("enable_progress_bar", True)
+        with finding_levels(self, has_cells=datamodule is None and self.surgery_ is None, progress_bar=shown):
+            train_model(self, super().train, self._validate_own_anndata, **arguments)

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-__all__ = ["Table", "take_over", "train_new_rows_only"]
+__all__ = ["Table", "take_over", "train_new_rows_only", "trains_new_rows_only"]
 
 
 class Table(nn.Module):
@@ -90,6 +90,12 @@ def train_new_rows_only(module: nn.Module) -> None:
             part.new.requires_grad_(True)
 
 
+def trains_new_rows_only(module: nn.Module) -> bool:
+    """Whether nothing but rows of new categories is trained, if anything is."""
+    new = {id(part.new) for part in module.modules() if isinstance(part, Table)}
+    return all(id(parameter) in new for parameter in module.parameters() if parameter.requires_grad)
+
+
 def take_over(module: nn.Module, reference: nn.Module) -> bool:
     """Give a module all parameters of a reference; rows of categories it has not start at the mean of its own.
 
@@ -110,10 +116,17 @@ def take_over(module: nn.Module, reference: nn.Module) -> bool:
         n_new = len(table.weight) - len(old)
         if theirs.scale is not None:
             # what a further condition does is as large as what those did that are known
-            typical = theirs.scale.square().mean(dim=0, keepdim=True).sqrt()
-            table.scale = torch.cat([theirs.scale, typical.repeat(n_new, 1)])
+            table.scale = torch.cat([theirs.scale, _typical(theirs.scale).repeat(n_new, 1)])
         table.set_rows(old, old.mean(dim=0, keepdim=True).repeat(n_new, *(1 for _ in old.shape[1:])))
         state.pop(f"{name}.new", None)
         state |= table.state_dict(prefix=f"{name}.")
     module.load_state_dict(state)
     return any(table.new is not None for table in tables.values())
+
+
+def _typical(scale: torch.Tensor) -> torch.Tensor:
+    """Root mean square over the rows that have a prior, `1 x g`; infinite if none has."""
+    known = torch.isfinite(scale)
+    n = known.sum(dim=0, keepdim=True)
+    squares = torch.where(known, scale, 0.0).square().sum(dim=0, keepdim=True)
+    return torch.where(n > 0, squares / n.clamp(min=1), torch.inf).sqrt()

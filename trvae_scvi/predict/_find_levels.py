@@ -8,18 +8,20 @@ drawn by one share in K, with K labels measured under the target: from a single 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
+from scvi.utils import track
 
 from trvae_scvi._math._mixed_model import GroupMeans, MixedModel, fit_mixed_model
+from trvae_scvi._math._two_way import connected
 from trvae_scvi.data._cells import AnnDataCells
-from trvae_scvi.data._group_means import are_too_many, label_means, logarithms
-from trvae_scvi.train._own_data import cells_by_label
+from trvae_scvi.data._group_means import label_means, logarithms
+from trvae_scvi.data._strata import cells_by_label, covariates, fit_into_memory
 
 from ._levels import Levels
 from ._predictor import Predictor, resolved
@@ -34,14 +36,15 @@ if TYPE_CHECKING:
     from trvae_scvi.data._model import Model
     from trvae_scvi.data._schema import Schema
 
-__all__ = ["find_levels"]
+__all__ = ["find_levels", "finding_levels"]
 
 _MIN_CELLS = 10  # of a label, for its own mean to be worth anything
-_CELLS = 1024, 128  # predicted to find a level: of few labels and conditions, and of many
-_ALL_CELLS = 10_000  # predicted to find all levels, unless these are so many that the least for each is more
+_CELLS = 8192, 128  # predicted to find a level: of few labels and conditions, and of many
+_ALL_CELLS = 60_000  # predicted to find all levels, unless these are so many that the least for each is more
 _MOST_LEVELS = 1000
-_MOST_DRAWS = 8
-_STEPS = 5
+_MOST_DRAWS = 32
+_STEPS = 2
+_SHORT = 20  # for a progress bar
 _GAINS = 0.2, 1.5
 _LARGEST_STEP = 1.0  # on the scale of the decoder's output
 _SCALE = 0.5  # standard deviation of the prior of an offset, on that scale, too
@@ -55,7 +58,21 @@ class _Missing(NamedTuple):
     targets: list[int]
 
 
-def find_levels(model: Model) -> dict[str, np.ndarray] | None:
+@contextlib.contextmanager
+def finding_levels(model: Model, *, has_cells: bool, progress_bar: bool) -> Iterator[None]:
+    """Train inside the block, and find the levels afterwards if the model has cells, also if the user ended it."""
+    is_interrupted = False
+    try:
+        yield
+    except KeyboardInterrupt:
+        is_interrupted = True
+    if has_cells and model.is_trained_:
+        model.levels_ = find_levels(model, progress_bar=progress_bar)
+    if is_interrupted:
+        raise KeyboardInterrupt
+
+
+def find_levels(model: Model, *, progress_bar: bool = True) -> dict[str, np.ndarray] | None:
     """The levels of all labels of a trained model's own cells that were not measured under some condition.
 
     Returns
@@ -72,37 +89,34 @@ def find_levels(model: Model) -> dict[str, np.ndarray] | None:
     if not missing:
         return None
     shape = len(schema.conditions), len(schema.labels)
-    with warnings.catch_warnings():  # the prior said so already
-        warnings.simplefilter("ignore")
-        if are_too_many(*shape, len(schema.var_names)):
-            return None
-    groups = label_means(model.adata_manager, module.likelihood, shape)
-    fit = fit_mixed_model(groups, labels_differ=True)
+    if not fit_into_memory(*shape, len(schema.var_names)):  # the prior said so already
+        return None
+    of_cells = covariates(model)
+    if not fit_into_memory(shape[0], shape[1] * (int(of_cells.max()) + 1), len(schema.var_names)):
+        of_cells = np.zeros_like(of_cells)
+    groups = label_means(model.adata_manager, module.likelihood, of_cells, shape)
+    fit = fit_mixed_model(groups)
     n_cells = int(np.clip(_ALL_CELLS / sum(len(each.targets) for each in missing), _CELLS[1], _CELLS[0]))
-    levels = [_levels_of(each, model, predictor, fit, groups, n_cells) for each in missing]
+    steps = track(missing, description="Labels not measured", disable=not progress_bar or len(missing) < _SHORT)
+    levels = [_levels_of(each, model, predictor, fit, groups, n_cells) for each in steps]
     return {"triples": np.concatenate([_triples(each) for each in missing]), "offsets": np.concatenate(levels)}
 
 
 def _missing(n: np.ndarray) -> Iterator[_Missing]:
     """What may be asked for; `n` are numbers of cells, conditions x labels.
 
-    Every condition may be what others are predicted from; where that is too much, those with the most cells, of which
-    the control is one.
+    A condition may be what others are predicted from that labels connect with it: of the rest nothing is known of what
+    they share. Where these are too many, those with the most cells, of which the control is one.
     """
-    compared = _compared(n)
-    asked = (n == 0) & compared[:, None] & (n >= _MIN_CELLS).any(axis=0)
+    part = connected(n > 1)[0]
+    asked = (n == 0) & (part >= 0)[:, None] & (n >= _MIN_CELLS).any(axis=0)
     n_sources = max(1, _MOST_LEVELS // max(1, int(asked.sum())))
-    sources = np.sort(np.argsort(-np.where(compared, n.sum(axis=1), -1), kind="stable")[:n_sources])
-    sources = sources[compared[sources]]
+    sources = np.sort(np.argsort(-np.where(part >= 0, n.sum(axis=1), -1), kind="stable")[:n_sources])
     for label in np.flatnonzero(asked.any(axis=0)):
-        for source in sources[n[sources, label] >= _MIN_CELLS]:
-            yield _Missing(int(label), int(source), np.flatnonzero(asked[:, label]).tolist())
-
-
-def _compared(n: np.ndarray) -> np.ndarray:
-    """Conditions that share a label with another one, without which nothing is known of what labels share."""
-    there = n > 1
-    return (there & (there.sum(axis=0) > 1)).any(axis=1)
+        for source in sources[(n[sources, label] >= _MIN_CELLS) & (part[sources] >= 0)]:
+            targets = np.flatnonzero(asked[:, label] & (part == part[source])).tolist()
+            if targets:
+                yield _Missing(int(label), int(source), targets)
 
 
 def _triples(missing: _Missing) -> np.ndarray:
@@ -122,28 +136,33 @@ def _levels_of(
     # few cells are changed several times, so that what is found is not about one draw
     requests = [Request(method=method, seed=seed) for seed in range(-(-n_cells // len(cells.obs)))][:_MOST_DRAWS]
     offsets = np.zeros((len(targets), groups.mean.shape[-1]), dtype=np.float32)
-    own, reached, _ = _measure(predictor, cells, targets, requests)
+    own, reached, slope = _measure(predictor, cells, targets, requests)
     error = np.maximum(groups.error[source, label], 1e-12)
     lasting = fit.baseline[label] + fit.effect[source] - groups.mean[source, label]
     shared = fit.effect[targets] - fit.effect[source]
     share = 1.0 / np.maximum(fit.n_labels[targets], 1.0)[:, None]
     wanted = own + lasting + share * shared + (1.0 - share) * (reached - own)
-    expected = np.zeros_like(wanted)
-    gain = np.ones((len(targets), 1))
-    for _ in range(_STEPS):
-        before = reached
-        levels = replace(predictor, levels=Levels(_triples(missing), offsets))
-        _, reached, slope = _measure(levels, cells, targets, requests)
-        # the slope is that of counts; extra zeros, for one, let means grow by less
-        found = ((reached - before) * expected).sum(axis=1) / np.maximum((expected**2).sum(axis=1), 1e-12)
-        gain = np.clip(found, *_GAINS)[:, None] if expected.any() else gain
+    gain, best, least = np.ones((len(targets), 1)), offsets, np.full(len(targets), np.inf)
+    for turn in range(_STEPS + 1):
+        misfit = ((wanted - reached) ** 2 / error + offsets**2 / _SCALE**2).sum(axis=1)
+        best = np.where((misfit < least)[:, None], offsets, best)
+        least = np.minimum(misfit, least)
+        if turn == _STEPS:
+            break
         # the posterior mode, as a mean of few cells or counts is no reason to move a gene far
         precision = (gain * slope) ** 2 / error + 1.0 / _SCALE**2
         step = (gain * slope * (wanted - reached) / error - offsets / _SCALE**2) / precision
-        step = np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
-        offsets = (offsets + step).astype(np.float32)
-        expected = step * slope
-    return offsets
+        step = np.clip(step, -_LARGEST_STEP, _LARGEST_STEP).astype(np.float32)
+        offsets = offsets + step
+        before, expected = reached, step * slope
+        levels = replace(predictor, levels=Levels(_triples(missing), offsets))
+        _, reached, slope = _measure(levels, cells, targets, requests)
+        if turn == 0:
+            # the slope is that of counts; extra zeros, for one, let means grow by less. Later steps are no larger than
+            # what one draw differs from another
+            found = ((reached - before) * expected).sum(axis=1) / np.maximum((expected**2).sum(axis=1), 1e-12)
+            gain = np.clip(found, *_GAINS)[:, None]
+    return best
 
 
 def _drawn(obs: pd.DataFrame, schema: Schema, missing: _Missing, n_cells: int, rng: np.random.Generator) -> np.ndarray:

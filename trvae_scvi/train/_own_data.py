@@ -1,4 +1,4 @@
-"""A model's own data: whether they fit the likelihood and are still what was set up, and what of them was measured."""
+"""A model's own data: whether they fit the likelihood and are still what was set up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trvae_scvi._math._likelihoods import Likelihood
     from trvae_scvi.data._schema import Schema
 
-__all__ = ["cells_by_label", "check_unchanged_cells", "check_unchanged_columns", "check_values"]
+__all__ = ["check_unchanged_cells", "check_unchanged_columns", "check_values"]
 
 # What a set-up copies of `obs`, and the argument that names it.
 _COLUMNS = {
@@ -72,11 +72,3 @@ def check_unchanged_columns(adata: AnnData, manager: AnnDataManager, schema: Sch
                 "would not notice. Call `setup_anndata` again and make the model anew."
             )
             raise ValueError(msg)
-
-
-def cells_by_label(manager: AnnDataManager, schema: Schema) -> np.ndarray:
-    """Numbers of cells, labels x conditions."""
-    counts = np.zeros((len(schema.labels), len(schema.conditions)), dtype=np.int64)
-    codes = (manager.get_from_registry(key) for key in (REGISTRY_KEYS.LABELS_KEY, REGISTRY_KEYS.BATCH_KEY))
-    np.add.at(counts, tuple(np.asarray(column).ravel() for column in codes), 1)
-    return counts

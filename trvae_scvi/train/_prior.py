@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 
-from trvae_scvi._math._mixed_model import fit_mixed_model
-from trvae_scvi.data._group_means import are_too_many, output_means, shares_beyond_cell_types
+from trvae_scvi._math._offset_prior import fit_offset_prior
+from trvae_scvi.data._group_means import output_rates, shares_beyond_cell_types
 from trvae_scvi.data._schema import Schema
+from trvae_scvi.data._strata import strata
 
 if TYPE_CHECKING:
     from trvae_scvi.data._model import Model
@@ -31,21 +32,21 @@ def count_cells(model: Model) -> None:
 def learn_prior(model: Model) -> None:
     """Give the conditions' offsets the prior that the means of the conditions speak for.
 
-    The prior of :mod:`~trvae_scvi._math._mixed_model` has one scale for every condition and gene: near 0 where the
-    means of a condition differ from the others' as they would by chance. Labels are compared with themselves, so that
-    other shares of cell types are not taken for an effect, and the offsets start at the posterior means. Without labels
-    they start at the share of these that other shares of cell types would not explain. Networks that decode something
-    else than genes have no such prior.
+    The prior of :mod:`~trvae_scvi._math._offset_prior` has one scale for every condition and gene: near 0 where the
+    means of a condition differ from the others' as they would by chance. Labels are compared with themselves, and so
+    are categories of covariates where the design allows, so that other shares of them are not taken for an effect. The
+    offsets start at the posterior means; without labels at the share of these that other shares of cell types would not
+    explain. Networks that decode something else than genes have no such prior.
     """
     module, schema = model.module, Schema.of(model.registry_)
     layers = module.decoder.condition_layers()
     if not layers or module.options.network is not None:
         return
-    n_conditions, n_labels = len(schema.conditions), len(schema.labels)
-    too_many = are_too_many(n_conditions, n_labels, len(schema.var_names))
-    shape = n_conditions, 1 if too_many else n_labels
-    found = fit_mixed_model(output_means(model.adata_manager, module.likelihood, shape), labels_differ=False)
-    scale = torch.as_tensor(np.clip(np.sqrt(found.prior_variance), *_SCALES))
+    n_conditions, compared_within = len(schema.conditions), strata(model)
+    shape = n_conditions, int(compared_within.max()) + 1
+    found = fit_offset_prior(output_rates(model.adata_manager, module.likelihood, compared_within, shape))
+    scale = np.sqrt(found.prior_variance)
+    scale = torch.as_tensor(np.where(np.isfinite(scale), np.clip(scale, *_SCALES), np.inf))
     for layer in layers:
         layer.offset.set_prior(scale)
     start = found.effect

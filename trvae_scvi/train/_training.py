@@ -23,10 +23,11 @@ from trvae_scvi._math._mmd import MIN_CELLS
 from trvae_scvi._seeds import current_seed, seeded
 from trvae_scvi.data._designs import warn, warn_of_few_cells
 from trvae_scvi.data._schema import Schema
+from trvae_scvi.data._strata import cells_by_label
 from trvae_scvi.data._values import read_once
 
 from ._datamodule import CheckBatches, check_datamodule, prepare_datamodule
-from ._own_data import cells_by_label, check_unchanged_cells, check_unchanged_columns, check_values
+from ._own_data import check_unchanged_cells, check_unchanged_columns, check_values
 from ._plan import RestoreBestWeights, TRVAETrainingPlan
 from ._prior import count_cells, learn_prior
 from ._splitter import TRVAEDataSplitter
@@ -207,6 +208,7 @@ def _taking_note(model: Model, progress: Progress, prepare: Callable[[], None], 
             yield
     finally:
         if progress.moved and model.surgery_ is None:
+            model.levels_ = None  # they are of the network that was
             model.nonnegative_ = nonnegative
             _note_measured(model, was_trained=was_trained)
 
