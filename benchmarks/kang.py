@@ -111,7 +111,9 @@ def score_intervals(adata: anndata.AnnData, seed: int, out: Path, results: Path)
     role = frame["group"].isin(CHOICE).map({True: "calibrated on", False: "scored"})
     frame = frame.assign(role=role, seed=seed, floor=error.floor, share=error.share)
     frame.to_csv(results / "kang_intervals.csv", index=False, float_format="%.4g")
-    wide = frame.pivot_table(index=["role", "group"], columns="genes", values=["coverage", "mean_width"], sort=False)
+    wide = frame.pivot_table(
+        index=["role", "group"], columns="genes", values=["coverage", "mean_width", "score"], sort=False
+    )
     wide.columns = [f"{name}, {genes} genes" for name, genes in wide.columns]
     wide.index = [f"{group} ({role})" for role, group in wide.index]
     title = (

@@ -43,6 +43,9 @@ def test_coverage_table_by_hand():
     assert found.loc["all", "coverage"] == pytest.approx(2 / 4)
     assert found.loc["responsive", "coverage"] == pytest.approx(1 / 2)
     np.testing.assert_allclose(found["mean_width"], 2 * 1.6448536 * 0.5)
+    missed = np.array([0.9 - 0.8224268, 6.0 - 0.8224268])
+    np.testing.assert_allclose(found.loc["all", "score"], 1.6448536 + 20.0 * missed.sum() / 4)
+    np.testing.assert_allclose(found.loc["responsive", "score"], 1.6448536 + 20.0 * missed[1] / 2)
 
 
 def test_calibration_is_that_of_the_hidden_groups(simulated):

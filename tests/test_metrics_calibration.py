@@ -55,3 +55,18 @@ def test_it_refuses():
         m.interval_coverage([0, 0], [1, 1], [0, 0, 0])
     with pytest.raises(ValueError, match="found 2 above 1. Swap"):
         m.interval_coverage([0, 2], [1, 1], [0, 0])
+
+
+def test_the_score_of_intervals_is_least_for_the_true_quantiles():
+    rng = np.random.default_rng(0)
+    centre = rng.normal(size=20_000)
+    real = centre + rng.normal(size=centre.size)
+    half = np.linspace(0.5, 4.0, 36)
+    scores = [m.interval_score(centre - h, centre + h, real, level=0.9) for h in half]
+    assert half[np.argmin(scores)] == pytest.approx(1.645, abs=0.1)
+    np.testing.assert_allclose(m.interval_score([0.0, 0.0], [1.0, 1.0], [0.5, -0.1], level=0.8), (1.0 + 2.0) / 2)
+    assert np.isnan(m.interval_score([np.nan], [1.0], [0.0]))
+    with pytest.raises(ValueError, match="level"):
+        m.interval_score([0], [1], [0], level=1.0)
+    with pytest.raises(ValueError, match="shape"):
+        m.interval_score([0, 0], [1, 1], [0, 0, 0])

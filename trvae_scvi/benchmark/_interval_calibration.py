@@ -10,7 +10,7 @@ from scvi.utils import track
 
 from trvae_scvi._arguments import check_number
 from trvae_scvi._math._intervals import ModelError, calibrate, margin, standard_error
-from trvae_scvi.metrics import interval_coverage, responsive_genes
+from trvae_scvi.metrics import interval_coverage, interval_score, responsive_genes
 from trvae_scvi.metrics._matrix import gene_means, gene_variances
 
 from ._baseline_methods import predicted_cells
@@ -215,7 +215,8 @@ def coverage_table(
 
     Returns
     -------
-    Two rows per group with the columns `group`, `genes` (`"all"` or `"responsive"`), `coverage` and `mean_width`.
+    Two rows per group with the columns `group`, `genes` (`"all"` or `"responsive"`), `coverage`, `mean_width` and
+    `score`, the :func:`~trvae_scvi.metrics.interval_score`.
 
     Raises
     ------
@@ -241,6 +242,8 @@ def coverage_table(
         half = margin(table["change"], table["standard_error"], ModelError(*error), level)
         for genes, mask in (("all", np.ones(len(table), bool)), ("responsive", table["responsive"].to_numpy())):
             of = table[mask]
-            found = interval_coverage(of["change"] - half[mask], of["change"] + half[mask], of["change_real"])
-            rows.append((group, genes, found["coverage"], found["mean_width"]))
-    return pd.DataFrame(rows, columns=["group", "genes", "coverage", "mean_width"])
+            bounds = of["change"] - half[mask], of["change"] + half[mask], of["change_real"]
+            found = interval_coverage(*bounds)
+            score = interval_score(*bounds, level=level)
+            rows.append((group, genes, found["coverage"], found["mean_width"], score))
+    return pd.DataFrame(rows, columns=["group", "genes", "coverage", "mean_width", "score"])

@@ -16,7 +16,7 @@ from ._array import (
     squared_pearson_means,
     squared_pearson_variances,
 )
-from ._calibration import interval_coverage
+from ._calibration import interval_coverage, interval_score
 from ._coexpression import coexpression_agreement
 from ._de import de_genes, de_table, responsive_genes
 from ._de_metrics import de_jaccard, direction_fidelity, direction_reach, lfc_nmae
@@ -48,6 +48,7 @@ __all__ = [
     "energy_test",
     "headline_skill",
     "interval_coverage",
+    "interval_score",
     "lfc_nmae",
     "log_normalize",
     "mse_means",
