@@ -12,7 +12,7 @@ import trvae_scvi as tv
 from trvae_scvi._math._mixed_model import fit_mixed_model
 from trvae_scvi.data._cells import AnnDataCells
 from trvae_scvi.data._group_means import label_means
-from trvae_scvi.data._strata import covariates
+from trvae_scvi.data._strata import comparable
 from trvae_scvi.predict._find_levels import _measure, _missing, find_levels
 from trvae_scvi.predict._levels import Levels
 from trvae_scvi.predict._predictor import Predictor
@@ -195,7 +195,7 @@ def test_a_donor_is_not_taken_for_an_effect(cells):
     for keys in (["donor"], None):
         model = make_trained(cells, {**LABELS, "categorical_covariate_keys": keys})
         offset = model.module.decoder.output.offset.weight.detach().numpy()
-        groups = label_means(model.adata_manager, model.module.likelihood, covariates(model), (2, 4))
+        groups = label_means(model.adata_manager, model.module.likelihood, comparable(model)[1], (2, 4))
         shared = fit_mixed_model(groups).effect
         shifts.append([np.abs((values[1] - values[0])[:10].mean()) for values in (offset, shared)])
     assert (np.array(shifts[0]) < 0.25 * np.array(shifts[1])).all()

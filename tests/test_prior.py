@@ -53,7 +53,8 @@ def test_means_and_their_errors_are_those_of_the_values(cells, likelihood, label
         mean, error = values[own].mean(axis=0), values[own].var(axis=0, ddof=1) / own.sum()
         assert found.n[s, k] == own.sum()
         np.testing.assert_allclose(found.mean[s, k], mean, rtol=1e-5, atol=1e-7)
-        ratios.append(found.unit[s, k] * found.scale[k] * function(mean) / error)
+        variance = found.unit[s, k] * found.scale[k] * function(mean) + found.dispersion[k] * mean**2 / own.sum()
+        ratios.append(variance / error)
     assert np.median(ratios) == pytest.approx(1.0, abs=0.1)
     assert (found.scale > 0).all()
 

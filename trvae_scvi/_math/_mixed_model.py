@@ -61,8 +61,6 @@ class MixedModel:
         Posterior mean of a, `k x g`.
     n_labels
         Effective number of labels that a condition was compared in, `s`.
-    part
-        Numbers of the parts that labels connect, `s`, -1 for conditions without a group to compare.
     """
 
     effect: np.ndarray
@@ -70,12 +68,15 @@ class MixedModel:
     between: np.ndarray
     baseline: np.ndarray
     n_labels: np.ndarray
-    part: np.ndarray
 
 
 def fit_mixed_model(groups: GroupMeans) -> MixedModel:
     """Fit the model of this file."""
     there = groups.n > 1
+    # in units of what means are known to, so that nothing depends on the scale of the values
+    unit = float(np.sqrt(np.median(groups.error[there]))) if there.any() else 1.0
+    unit = unit or 1.0
+    groups = GroupMeans(groups.mean / unit, groups.error / unit**2, groups.n)
     parts = connected(there)
     rows, columns = (part >= 0 for part in parts)
     n_genes = groups.mean.shape[-1]
@@ -94,7 +95,13 @@ def fit_mixed_model(groups: GroupMeans) -> MixedModel:
     effect = factor * effect
     starts = range(0, n_genes, size)
     baseline = [_baseline(groups, there, effect, between, slice(start, start + size)) for start in starts]
-    return MixedModel(effect, variance, between, np.concatenate(baseline, axis=-1), n_labels.mean(axis=-1), parts[0])
+    return MixedModel(
+        effect * unit,
+        variance * unit**2,
+        between * unit**2,
+        np.concatenate(baseline, axis=-1) * unit,
+        n_labels.mean(axis=-1),
+    )
 
 
 def _fit(

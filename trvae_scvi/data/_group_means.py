@@ -1,4 +1,4 @@
-"""Means of the cells of every condition and label, in one pass over the cells."""
+"""Means of the cells of every condition and label, in passes over the cells."""
 
 from __future__ import annotations
 
@@ -57,17 +57,22 @@ def output_rates(
         totals = _totals(manager)
         moments.add_all(manager, codes, lambda x, rows: shares(x, totals[rows]))
         per_event = np.bincount(codes, 1.0 / totals, len(moments.n)) / np.maximum(moments.n, 1.0)
-    is_share = likelihood.name == "bernoulli"
-    expected = np.ones_like(moments.mean)
-    if is_share or likelihood.models_counts:
-        expected = per_event[:, None] * moments.mean * (1.0 - moments.mean if is_share else 1.0)
-    # how much more cells scatter than their variance function has it
-    scale = _pooled(moments, expected, shape)
-    scale = np.maximum(scale, 1.0 if likelihood.models_counts else max(_LEAST_SCALE * scale.max(), _LEAST))
+    free = np.maximum(moments.n - 1.0, 0.0)[:, None]
+    if likelihood.models_counts:
+        # what cells scatter more than counts of one rate do, in units of the squared mean
+        excess = moments.squares - free * per_event[:, None] * moments.mean
+        dispersion = np.maximum(_pooled(excess, free, moments.mean**2, shape), 0.0)
+        scale = np.ones_like(dispersion)
+    else:
+        function = moments.mean * (1.0 - moments.mean) if likelihood.name == "bernoulli" else np.ones((1, 1))
+        scale = _pooled(moments.squares, free, function, shape)
+        scale = np.maximum(scale, max(_LEAST_SCALE * scale.max(), _LEAST))
+        dispersion = np.zeros_like(scale)
     return GroupRates(
         moments.mean.reshape(*shape, -1),
         (per_event / np.maximum(moments.n, 1.0)).reshape(shape),
         scale,
+        dispersion,
         moments.n.reshape(shape),
         _link(manager, likelihood),
     )
@@ -100,9 +105,9 @@ def label_means(
     pairs = _codes(manager, REGISTRY_KEYS.BATCH_KEY) * shape[1] + _codes(manager, REGISTRY_KEYS.LABELS_KEY)
     moments.add_all(manager, pairs * n_covariates + covariates, transform)
     # a few cells do not tell how much cells scatter: beside them count those of the label under other conditions
-    pooled = _pooled(moments, np.ones((1, 1)), (shape[0], shape[1] * n_covariates))
-    pooled = np.tile(pooled, (shape[0], 1))
     free = np.maximum(moments.n - 1.0, 0.0)[:, None]
+    pooled = _pooled(moments.squares, free, np.ones((1, 1)), (shape[0], shape[1] * n_covariates))
+    pooled = np.tile(pooled, (shape[0], 1))
     variance = (_PRIOR_CELLS * pooled + moments.squares) / (_PRIOR_CELLS + free)
     n = moments.n.reshape(n_groups, n_covariates)
     n_cells = np.maximum(moments.n, 1.0)[:, None]
@@ -122,7 +127,7 @@ def _one_count(manager: AnnDataManager) -> float:
 
 
 def _adjusted(mean: np.ndarray, error: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of groups and their squared standard errors, as if covariates were spread alike over them.
+    """Means of groups and their squared standard errors, as if covariates were spread alike over those that share them.
 
     Parameters
     ----------
@@ -134,34 +139,36 @@ def _adjusted(mean: np.ndarray, error: np.ndarray, n: np.ndarray) -> tuple[np.nd
     share = (n / np.maximum(n.sum(axis=1, keepdims=True), 1.0))[..., None]
     plain, plain_error = (share * mean).sum(axis=1), (share**2 * error).sum(axis=1)
     there = n > 0
-    known = there.any(axis=1)
-    parts = connected(there[known])
-    if (parts[0] != 0).any():
+    parts = connected(there)
+    sizes = np.bincount(parts[0][parts[0] >= 0], minlength=1)
+    known, columns = (part == np.argmax(sizes) for part in parts)
+    if sizes.max() < 2 or columns.sum() < 2:
         return plain, plain_error
-    columns = parts[1] == 0
     weights = np.where(there[known][:, columns, None], 1.0 / np.maximum(error[known][:, columns], _LEAST), 0.0)
     top = weights.max(axis=(0, 1))
-    fit = two_way(mean[known][:, columns], weights / top, (parts[0], parts[1][columns]))
-    everywhere = (n[:, columns].sum(axis=0) / n[:, columns].sum()) @ fit.columns
+    whole = tuple(np.zeros(int(each.sum()), dtype=int) for each in (known, columns))
+    fit = two_way(mean[known][:, columns], weights / top, (whole[0], whole[1]))
+    everywhere = (n[known][:, columns].sum(axis=0) / n[known][:, columns].sum()) @ fit.columns
     plain[known], plain_error[known] = fit.rows + everywhere, np.maximum(fit.variance / top, plain_error[known])
     return plain, plain_error
 
 
-def _pooled(moments: _Moments, expected: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _pooled(squares: np.ndarray, free: np.ndarray, unit: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """How much cells of a label scatter, `k x g`; of few cells as those of all labels do.
 
     Parameters
     ----------
-    moments
-        Of all groups.
-    expected
-        Unit of variance of every group, broadcastable to `(s * k) x g`.
+    squares
+        Sums of squared deviations of every group, `(s * k) x g`.
+    free
+        Their degrees of freedom, `(s * k) x 1`.
+    unit
+        In units of what, broadcastable to `(s * k) x g`.
     shape
         Numbers of conditions and labels.
     """
-    free = np.maximum(moments.n - 1.0, 0.0)[:, None]
-    squares = moments.squares.reshape(*shape, -1).sum(axis=0)
-    total = np.broadcast_to(free * expected, moments.squares.shape).reshape(*shape, -1).sum(axis=0)
+    total = np.broadcast_to(free * unit, squares.shape).reshape(*shape, -1).sum(axis=0)
+    squares = squares.reshape(*shape, -1).sum(axis=0)
     of_gene = squares.sum(axis=0) / np.maximum(total.sum(axis=0), _LEAST)
     some = _PRIOR_CELLS * total.sum(axis=0) / max(free.sum(), 1.0)
     return (squares + some * of_gene) / np.maximum(total + some, _LEAST)
@@ -228,11 +235,11 @@ def logarithms(x: Block) -> Block:
 
 
 class _Moments:
-    """Means and squared standard errors of the rows of groups, added up a block at a time."""
+    """Means and squared deviations of the rows of groups, added up a block at a time."""
 
     def __init__(self, n_groups: int) -> None:
         self.n = np.zeros(n_groups)
-        self._sums: Any = 0.0  # of values and of their squares
+        self._sums: Any = None  # of values and of their squares
 
     def add_all(
         self, manager: AnnDataManager, codes: np.ndarray, transform: Callable[[Block, slice], Block] | None
@@ -240,19 +247,21 @@ class _Moments:
         """Pass through the expression that a model has registered."""
         x, start = manager.get_from_registry(REGISTRY_KEYS.X_KEY), 0
         x = x.tocsr() if sparse.issparse(x) else x
+        self._sums = np.zeros((2, len(self.n), x.shape[1]))
         for block in row_chunks(x):
             rows = slice(start, start + block.shape[0])
             self._add(block if transform is None else transform(block, rows), codes[rows])
             start = rows.stop
 
     def _add(self, block: Block, codes: np.ndarray) -> None:
+        present, places = np.unique(codes, return_inverse=True)  # of many groups few are in a block
         ones = np.ones(len(codes))
-        members = sparse.csr_array((ones, (codes, np.arange(len(codes)))), shape=(len(self.n), len(codes)))
+        members = sparse.csr_array((ones, (places, np.arange(len(codes)))), shape=(len(present), len(codes)))
         block = block.astype(np.float64)  # squares of small integers would not fit into their type
         squares = block.multiply(block) if sparse.issparse(block) else np.square(block)
-        sums = [members @ part for part in (block, squares)]
-        total = np.stack([np.asarray(part.todense()) if sparse.issparse(part) else part for part in sums])
-        self._sums = self._sums + total
+        for sums, part in zip(self._sums, (block, squares), strict=True):
+            added = members @ part
+            sums[present] += np.asarray(added.todense()) if sparse.issparse(added) else added
         self.n += np.bincount(codes, minlength=len(self.n))
 
     @property

@@ -13,25 +13,27 @@ from ._designs import warn
 from ._schema import Schema
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scvi.data import AnnDataManager
 
     from ._model import Model
 
-__all__ = ["cells_by_label", "covariates", "fit_into_memory", "strata"]
+__all__ = ["cells_by_label", "comparable", "fit_into_memory", "together"]
 
 _MOST_MEANS = 100_000_000  # of conditions, labels and genes, to be held in memory at a time
 
 
-def strata(model: Model) -> np.ndarray:
-    """A number for every cell: cells are compared with those of other conditions that have the same one.
+def comparable(model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and covariates within which cells of different conditions can be compared, a number each for every cell.
 
-    They are the labels, together with the categorical covariates unless conditions could then be compared less: where
-    every donor has one condition, what a condition does cannot be told from what donors differ by. Warns where there
-    are too many labels for that.
+    Of the categorical covariates, one after the other, those that leave conditions to compare: where every donor has
+    one condition, what a condition does cannot be told from what donors differ by. Warns where there are too many
+    labels to be compared with each other; all cells then have the same one.
     """
     schema, manager = Schema.of(model.registry_), model.adata_manager
     conditions, labels = (
-        np.asarray(manager.get_from_registry(key)).ravel()
+        np.asarray(manager.get_from_registry(key)).ravel().astype(np.int64)
         for key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
     )
     n_conditions, n_genes = len(schema.conditions), len(schema.var_names)
@@ -41,21 +43,32 @@ def strata(model: Model) -> np.ndarray:
             "into memory: labels are not compared with each other, neither for the prior of what conditions do nor for "
             "labels that were not measured. Register coarser labels, or fewer genes."
         )
-        return np.zeros(len(labels), dtype=np.int64)
-    fine = _together(labels, covariates(model))
-    if fit_into_memory(n_conditions, int(fine.max()) + 1, n_genes):
-        if np.array_equal(_parts(conditions, labels, n_conditions), _parts(conditions, fine, n_conditions)):
-            return fine
-    return labels.astype(np.int64)
+        labels = np.zeros_like(labels)
+    taken = np.zeros_like(labels)
+    for code in _covariates(manager, schema):
+        more = together(taken, code)
+        strata = together(labels, more)
+        if fit_into_memory(n_conditions, int(strata.max()) + 1, n_genes) and _connects(conditions, strata):
+            taken = more
+    return labels, taken
 
 
-def covariates(model: Model) -> np.ndarray:
-    """A number for every cell's categorical covariates, all together; 0 without any."""
-    conditions = np.asarray(model.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
-    if not Schema.of(model.registry_).covariates:
-        return np.zeros(len(conditions), dtype=np.int64)
-    codes = np.asarray(model.adata_manager.get_from_registry(REGISTRY_KEYS.CAT_COVS_KEY))
-    return _together(*codes.reshape(len(conditions), -1).T)
+def _covariates(manager: AnnDataManager, schema: Schema) -> Iterator[np.ndarray]:
+    if schema.covariates:
+        codes = np.asarray(manager.get_from_registry(REGISTRY_KEYS.CAT_COVS_KEY))
+        yield from codes.reshape(len(codes), -1).T.astype(np.int64)
+
+
+def _connects(conditions: np.ndarray, strata: np.ndarray) -> bool:
+    """Whether the largest condition can be compared with another one."""
+    n = np.zeros((int(conditions.max()) + 1, int(strata.max()) + 1))
+    np.add.at(n, (conditions, strata), 1)
+    return bool(connected(n > 0)[0][np.argmax(n.sum(axis=1))] >= 0)
+
+
+def together(*codes: np.ndarray) -> np.ndarray:
+    """One number for what cells are in several respects."""
+    return np.unique(np.column_stack(codes), axis=0, return_inverse=True)[1].ravel()
 
 
 def cells_by_label(manager: AnnDataManager, schema: Schema) -> np.ndarray:
@@ -64,17 +77,6 @@ def cells_by_label(manager: AnnDataManager, schema: Schema) -> np.ndarray:
     codes = (manager.get_from_registry(key) for key in (REGISTRY_KEYS.LABELS_KEY, REGISTRY_KEYS.BATCH_KEY))
     np.add.at(counts, tuple(np.asarray(column).ravel() for column in codes), 1)
     return counts
-
-
-def _together(*codes: np.ndarray) -> np.ndarray:
-    return np.unique(np.column_stack(codes), axis=0, return_inverse=True)[1].ravel()
-
-
-def _parts(conditions: np.ndarray, codes: np.ndarray, n_conditions: int) -> np.ndarray:
-    """Numbers of the parts of conditions that can be compared."""
-    n = np.zeros((n_conditions, int(codes.max()) + 1))
-    np.add.at(n, (conditions, codes), 1)
-    return connected(n > 0)[0]
 
 
 def fit_into_memory(n_conditions: int, n_strata: int, n_genes: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -269,16 +270,17 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         transform_batch
             Condition code to decode all cells with.
         shift
-            What to add to the decoder's output, `n x n_input`.
+            What to add to the decoder's output, with size factors to the logarithm of its mean, `n x n_input`.
 
         Returns
         -------
-        ``px`` and ``pz``, distributions; ``first_layer``, the activations `y`; ``theta`` with the shape
-        in which it is stored.
+        ``px`` and ``pz``, distributions; ``first_layer``, the activations `y`; ``theta`` in the shape it is stored in.
         """
         if transform_batch is not None:
             batch_index = torch.ones_like(batch_index) * transform_batch
         codes = self._codes(batch_index, cat_covs)
+        if shift is not None and size_factor is not None and self.use_size_factor_key:
+            size_factor, shift = size_factor * shift.exp(), None  # no logarithm of a mean is decoded
         y, output, zi_logits = self.decoder(z, codes, cont_covs, shift)
         theta = None
         if self.log_theta is not None:
@@ -396,5 +398,5 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
             log_pz = generative_outputs[MODULE_KEYS.PZ_KEY].log_prob(z).sum(dim=-1)
             log_px = self._log_likelihood(tensors[REGISTRY_KEYS.X_KEY], generative_outputs)
             log_weights.append((log_pz + log_px - qz.log_prob(z).sum(dim=-1)).reshape(n_samples, -1))
-        log_likelihood = torch.logsumexp(torch.cat(log_weights), dim=0) - torch.log(torch.tensor(float(n_mc_samples)))
+        log_likelihood = torch.logsumexp(torch.cat(log_weights), dim=0) - math.log(n_mc_samples)
         return log_likelihood.mean().item() if return_mean else log_likelihood.cpu()

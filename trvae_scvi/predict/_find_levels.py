@@ -21,7 +21,7 @@ from trvae_scvi._math._mixed_model import GroupMeans, MixedModel, fit_mixed_mode
 from trvae_scvi._math._two_way import connected
 from trvae_scvi.data._cells import AnnDataCells
 from trvae_scvi.data._group_means import label_means, logarithms
-from trvae_scvi.data._strata import cells_by_label, covariates, fit_into_memory
+from trvae_scvi.data._strata import cells_by_label, comparable, fit_into_memory
 
 from ._levels import Levels
 from ._predictor import Predictor, resolved
@@ -46,7 +46,7 @@ _MOST_DRAWS = 32
 _STEPS = 2
 _SHORT = 20  # for a progress bar
 _GAINS = 0.2, 1.5
-_LARGEST_STEP = 1.0  # on the scale of the decoder's output
+_LARGEST_STEP = 1.0  # on a scale of logarithms
 _SCALE = 0.5  # standard deviation of the prior of an offset, on that scale, too
 
 
@@ -91,9 +91,7 @@ def find_levels(model: Model, *, progress_bar: bool = True) -> dict[str, np.ndar
     shape = len(schema.conditions), len(schema.labels)
     if not fit_into_memory(*shape, len(schema.var_names)):  # the prior said so already
         return None
-    of_cells = covariates(model)
-    if not fit_into_memory(shape[0], shape[1] * (int(of_cells.max()) + 1), len(schema.var_names)):
-        of_cells = np.zeros_like(of_cells)
+    of_cells = comparable(model)[1]
     groups = label_means(model.adata_manager, module.likelihood, of_cells, shape)
     fit = fit_mixed_model(groups)
     n_cells = int(np.clip(_ALL_CELLS / sum(len(each.targets) for each in missing), _CELLS[1], _CELLS[0]))
@@ -142,17 +140,22 @@ def _levels_of(
     shared = fit.effect[targets] - fit.effect[source]
     share = 1.0 / np.maximum(fit.n_labels[targets], 1.0)[:, None]
     wanted = own + lasting + share * shared + (1.0 - share) * (reached - own)
+    # of values on any scale, in units of what cells differ by
+    unit = (
+        1.0 if predictor.module.likelihood.name != "mse" else float(np.sqrt(np.median(error * groups.n[source, label])))
+    )
+    spread, largest = _SCALE * unit, _LARGEST_STEP * unit
     gain, best, least = np.ones((len(targets), 1)), offsets, np.full(len(targets), np.inf)
     for turn in range(_STEPS + 1):
-        misfit = ((wanted - reached) ** 2 / error + offsets**2 / _SCALE**2).sum(axis=1)
+        misfit = ((wanted - reached) ** 2 / error + offsets**2 / spread**2).sum(axis=1)
         best = np.where((misfit < least)[:, None], offsets, best)
         least = np.minimum(misfit, least)
         if turn == _STEPS:
             break
         # the posterior mode, as a mean of few cells or counts is no reason to move a gene far
-        precision = (gain * slope) ** 2 / error + 1.0 / _SCALE**2
-        step = (gain * slope * (wanted - reached) / error - offsets / _SCALE**2) / precision
-        step = np.clip(step, -_LARGEST_STEP, _LARGEST_STEP).astype(np.float32)
+        precision = (gain * slope) ** 2 / error + 1.0 / spread**2
+        step = (gain * slope * (wanted - reached) / error - offsets / spread**2) / precision
+        step = np.clip(step, -largest, largest).astype(np.float32)
         offsets = offsets + step
         before, expected = reached, step * slope
         levels = replace(predictor, levels=Levels(_triples(missing), offsets))

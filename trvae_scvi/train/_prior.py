@@ -8,17 +8,15 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 
-from trvae_scvi._math._offset_prior import fit_offset_prior
+from trvae_scvi._math._offset_prior import OffsetPrior, fit_offset_prior
 from trvae_scvi.data._group_means import output_rates, shares_beyond_cell_types
 from trvae_scvi.data._schema import Schema
-from trvae_scvi.data._strata import strata
+from trvae_scvi.data._strata import comparable, together
 
 if TYPE_CHECKING:
     from trvae_scvi.data._model import Model
 
 __all__ = ["count_cells", "learn_prior"]
-
-_SCALES = (1e-4, 10.0)  # of the prior's standard deviations, which single precision must be able to square
 
 
 def count_cells(model: Model) -> None:
@@ -42,14 +40,27 @@ def learn_prior(model: Model) -> None:
     layers = module.decoder.condition_layers()
     if not layers or module.options.network is not None:
         return
-    n_conditions, compared_within = len(schema.conditions), strata(model)
-    shape = n_conditions, int(compared_within.max()) + 1
-    found = fit_offset_prior(output_rates(model.adata_manager, module.likelihood, compared_within, shape))
-    scale = np.sqrt(found.prior_variance)
-    scale = torch.as_tensor(np.where(np.isfinite(scale), np.clip(scale, *_SCALES), np.inf))
+    labels, taken = comparable(model)
+    n_conditions = len(schema.conditions)
+    found = _fitted(model, together(labels, taken), n_conditions)
+    if taken.any():
+        # conditions that have no covariate in common with the others are compared whatever they have
+        among_labels = _fitted(model, labels, n_conditions)
+        sizes = np.bincount(found.part[found.part >= 0])
+        own = (found.part == np.argmax(sizes))[:, None]
+        effect, scale = (np.where(own, *both) for both in zip(found[:2], among_labels[:2], strict=True))
+        found = found._replace(effect=effect, scale=scale)
     for layer in layers:
-        layer.offset.set_prior(scale)
+        layer.offset.set_prior(torch.as_tensor(found.scale))
     start = found.effect
     if schema.labels_key is None:
         start = start * shares_beyond_cell_types(model.adata_manager, module.likelihood, n_conditions)[:, None]
     layers[0].offset.weight.copy_(torch.as_tensor(start))
+    if module.likelihood.models_counts and module.use_size_factor_key:
+        # multiples of size factors may be any number, which steps of the optimiser would not reach
+        layers[0].shared.bias.copy_(torch.as_tensor(found.level))
+
+
+def _fitted(model: Model, strata: np.ndarray, n_conditions: int) -> OffsetPrior:
+    shape = n_conditions, int(strata.max()) + 1
+    return fit_offset_prior(output_rates(model.adata_manager, model.module.likelihood, strata, shape))
