@@ -211,6 +211,37 @@ def test_without_labels_other_shares_of_cell_types_are_no_start():
     assert (starts[1][0] > 0.3).all() and starts[1][1] > 0.3
 
 
+def donors_and_conditions(n=3000, seed=0):
+    """Of no effect at all: donors of very different genes, of which half are nearly all stimulated."""
+    rng = np.random.default_rng(seed)
+    donors, labels = rng.integers(0, 8, n), rng.integers(0, 3, n)
+    stimulated = rng.random(n) < np.where(donors < 4, 0.05, 0.95)
+    means = np.exp(rng.normal(1.0, 0.5, (3, 60)))[labels] * np.exp(rng.normal(0.0, 0.5, (9, 60)))[donors]
+    obs = {"condition": np.where(stimulated, "stimulated", "control"), "donor": donors, "cell_type": labels}
+    adata = anndata.AnnData(sparse.csr_matrix(rng.poisson(means).astype(np.float32)))
+    for name, values in obs.items():
+        adata.obs[name] = values.astype(str)
+    return adata
+
+
+@pytest.mark.parametrize("more", ["nothing", "a condition of another donor", "a nested covariate"])
+def test_what_donors_differ_by_is_no_effect_whatever_else_is_nested(more):
+    adata, keys = donors_and_conditions(), ["donor"]
+    if more == "a condition of another donor":
+        third = np.random.default_rng(1).random(adata.n_obs) < 0.1
+        adata.obs.loc[third, "condition"], adata.obs.loc[third, "donor"] = "third", "8"
+    if more == "a nested covariate":
+        adata.obs["chip"] = adata.obs["condition"] + np.random.default_rng(1).integers(0, 2, adata.n_obs).astype(str)
+        keys = ["chip", "donor"]
+    contrasts = []
+    for covariates in (keys, None):
+        model = trained(adata, {**LABELS, "categorical_covariate_keys": covariates}, {"plan_kwargs": {"lr": 1e-9}})
+        offset = model.module.decoder.output.offset
+        assert torch.isfinite(offset.scale).all()
+        contrasts.append(float((offset.weight[1] - offset.weight[0]).detach().square().mean().sqrt()))
+    assert contrasts[0] < 0.02 < 0.2 < contrasts[1]
+
+
 def test_a_query_gets_the_typical_prior_of_the_conditions_that_have_one(cells):
     adata = cells.copy()
     alone = (adata.obs["cell_type"] == "type_1").to_numpy()
