@@ -211,8 +211,7 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         n_samples: int = 1,
     ) -> dict[str, Any]:
         codes = self._codes(batch_index, cat_covs) if self.options.encode_condition else []
-        encoder_input = torch.log1p(x) if self.likelihood.models_counts else x
-        mean, variance = self.encoder(encoder_input, codes, cont_covs)
+        mean, variance = self.encoder(torch.log1p(x) if self.likelihood.models_counts else x, codes, cont_covs)
         ones = x.new_ones(x.shape[1], 1, layout=torch.strided)
         with no_autocast(x):
             total = x @ ones if self.likelihood.models_counts else torch.ones_like(x[:, :1])  # also of a sparse x
@@ -331,8 +330,8 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         cells = self.options.reconstruction_weight * reconstruction + kl_weight * kl
         prior = mmd.new_zeros(())
         if whole_objective:
-            scale, n_cells = self.options.response_scale, self.n_cells
-            prior = condition_prior(self.decoder, tensors, scale=scale, n_cells=n_cells, n_obs=n_obs)
+            scale = self.options.response_scale
+            prior = condition_prior(self.decoder, tensors, scale=scale, n_cells=self.n_cells, n_obs=n_obs)
         extra_metrics = {"mmd": mmd, "condition_prior": prior}
         if self.options.extra_payload_autotune:
             extra_metrics |= {
@@ -356,12 +355,8 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
         generative_kwargs: dict[str, Any] | None = None,
     ) -> torch.Tensor:
         """Posterior predictive draws on the CPU: `n x n_input`, or `n x n_input x n_samples` for several samples."""
-        _, generative_outputs = self.forward(
-            tensors,
-            inference_kwargs={"n_samples": n_samples},
-            generative_kwargs=generative_kwargs,
-            compute_loss=False,
-        )
+        asked: dict[str, Any] = {"inference_kwargs": {"n_samples": n_samples}, "generative_kwargs": generative_kwargs}
+        _, generative_outputs = self.forward(tensors, compute_loss=False, **asked)
         samples = self.likelihood.draw(generative_outputs[MODULE_KEYS.PX_KEY])
         return (samples.permute(1, 2, 0) if n_samples > 1 else samples).cpu()
 
