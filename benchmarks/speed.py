@@ -368,7 +368,8 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     suffix = "" if arguments.accelerator == "cpu" else f"_{arguments.accelerator}"
-    for part in arguments.parts:
+    # first: a process that is started begins with the peak of the one that starts it
+    for part in sorted(arguments.parts, key=lambda part: part != "memory"):
         frame = PARTS[part](arguments.accelerator)
         frame.to_csv(arguments.results / f"speed_{part}{suffix}.csv", index=False, float_format="%.4g")
         (arguments.results / f"speed_machine{suffix}.txt").write_text(machine(arguments.accelerator) + "\n")
