@@ -43,13 +43,11 @@ def learn_prior(model: Model) -> None:
     labels, taken = comparable(model)
     n_conditions = len(schema.conditions)
     found = _fitted(model, together(labels, taken), n_conditions)
-    if taken.any():
+    alone = found.part != np.argmax(np.bincount(found.part[found.part >= 0], minlength=1))
+    if taken.any() and alone.any():
         # conditions that have no covariate in common with the others are compared whatever they have
         among_labels = _fitted(model, labels, n_conditions)
-        sizes = np.bincount(found.part[found.part >= 0])
-        own = (found.part == np.argmax(sizes))[:, None]
-        effect, scale = (np.where(own, *both) for both in zip(found[:2], among_labels[:2], strict=True))
-        found = found._replace(effect=effect, scale=scale)
+        found.effect[alone], found.scale[alone] = among_labels.effect[alone], among_labels.scale[alone]
     for layer in layers:
         layer.offset.set_prior(torch.as_tensor(found.scale))
     start = found.effect
