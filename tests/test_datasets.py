@@ -163,3 +163,58 @@ def test_a_download_that_fails_says_what_to_do(name, monkeypatch):
     monkeypatch.setattr(_public.pooch, "retrieve", refuse)
     with pytest.raises(OSError, match=r"download https://.* into .*no route.*put the file there by hand"):
         getattr(tv.datasets, name)()
+
+
+# ---- conditions that are described
+
+
+@pytest.mark.parametrize("design", ["features", "doses", "pairs"])
+def test_described_conditions_and_their_truth(design):
+    adata, features, truth = tv.datasets.simulate_conditions(1500, 60, n_conditions=20, design=design, seed=3)
+    measured, apart = (set(cells.obs["condition"].unique()) for cells in (adata, truth))
+    assert "control" in measured
+    assert not measured & apart
+    assert set(features.index) == measured | apart
+    assert len(features) == 21
+    assert not features.loc["control"].any()
+    n_control = (adata.obs["condition"] == "control").sum()
+    assert truth.n_obs == len(apart) * n_control
+    again = tv.datasets.simulate_conditions(1500, 60, n_conditions=20, design=design, seed=3)
+    assert (again.adata.X != adata.X).nnz == 0
+
+
+def effects_of(simulated):
+    """Logarithms of the counterfactual fold changes of all unmeasured conditions, `t x g`."""
+    truth, names = simulated.truth, list(simulated.truth.obs["condition"].cat.categories)
+    means = np.array([truth[(truth.obs["condition"] == name).to_numpy()].layers["mean"].mean(axis=0) for name in names])
+    return names, np.log(means)
+
+
+@pytest.mark.parametrize("explained", [0.0, 0.5, 1.0])
+def test_descriptions_explain_what_is_said(explained):
+    simulated = tv.datasets.simulate_conditions(5000, 200, n_conditions=400, explained=explained, seed=1)
+    names, effects = effects_of(simulated)
+    table = simulated.features.loc[names].to_numpy()
+    responds = effects.std(axis=0) > 0.01
+    assert 0.1 < responds.mean() < 0.3
+    centred, design = (values - values.mean(axis=0) for values in (effects[:, responds], table))
+    left = centred - design @ np.linalg.lstsq(design, centred, rcond=None)[0]
+    # six columns of 100 explain 6 % by chance
+    assert 1 - (left**2).sum() / (centred**2).sum() == pytest.approx(explained + 0.06 * (1 - explained), abs=0.04)
+
+
+def test_doses_of_a_drug_have_one_direction():
+    simulated = tv.datasets.simulate_conditions(1500, 60, n_conditions=20, design="doses")
+    names, _ = effects_of(simulated)
+    assert names == ["drug_1 10 nM", "drug_3 10 nM"]
+    assert simulated.features.columns.tolist() == [f"drug_{i}" for i in range(1, 5)]
+    of_first = simulated.features["drug_1"]
+    assert (of_first[of_first > 0].diff().dropna() > 0).all()
+
+
+@pytest.mark.parametrize(
+    "change", [{"n_conditions": 5}, {"explained": 1.5}, {"n_cells": 100}, {"design": "nothing"}, {"n_types": 0}]
+)
+def test_described_conditions_that_cannot_be(change):
+    with pytest.raises(ValueError, match=r"Expected|expected"):
+        tv.datasets.simulate_conditions(**{"n_cells": 900, "n_genes": 50, "n_conditions": 12, **change})

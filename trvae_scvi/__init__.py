@@ -2,10 +2,10 @@
 
 from importlib.metadata import version
 
-from . import benchmark, datasets, mapping, metrics, nn, pl
+from . import benchmark, datasets, features, mapping, metrics, nn, pl
 from .model import TRVAE
 from .module import TRVAEModule
 
-__all__ = ["TRVAE", "TRVAEModule", "benchmark", "datasets", "mapping", "metrics", "nn", "pl"]
+__all__ = ["TRVAE", "TRVAEModule", "benchmark", "datasets", "features", "mapping", "metrics", "nn", "pl"]
 
 __version__ = version("trvae-scvi")

@@ -61,6 +61,8 @@ class MixedModel:
         Posterior mean of a, `k x g`.
     n_labels
         Effective number of labels that a condition was compared in, `s`.
+    estimate, noise
+        What `effect` would be without a prior, and its variance, `s x g`.
     """
 
     effect: np.ndarray
@@ -68,6 +70,8 @@ class MixedModel:
     between: np.ndarray
     baseline: np.ndarray
     n_labels: np.ndarray
+    estimate: np.ndarray
+    noise: np.ndarray
 
 
 def fit_mixed_model(groups: GroupMeans) -> MixedModel:
@@ -92,7 +96,7 @@ def fit_mixed_model(groups: GroupMeans) -> MixedModel:
     factor, variance = np.zeros_like(effect), np.zeros_like(effect)
     for s in np.flatnonzero(rows):
         factor[s], variance[s] = shrinkage(effect[s], noise[s])
-    effect = factor * effect
+    estimate, effect = effect, factor * effect
     starts = range(0, n_genes, size)
     baseline = [_baseline(groups, there, effect, between, slice(start, start + size)) for start in starts]
     return MixedModel(
@@ -101,6 +105,8 @@ def fit_mixed_model(groups: GroupMeans) -> MixedModel:
         between * unit**2,
         np.concatenate(baseline, axis=-1) * unit,
         n_labels.mean(axis=-1),
+        estimate * unit,
+        noise * unit**2,
     )
 
 

@@ -15,9 +15,12 @@ from ._pairs import Pairs, hold_out_pairs
 from ._report import write_report
 from ._runner import leave_one_group_out
 from ._summary import holdout_skills, metric_ranges, summarize
+from ._target_baselines import TARGET_BASELINES, TargetHoldOut
+from ._target_runner import TRVAETargetMethod, leave_one_target_out
 
 __all__ = [
     "BASELINES",
+    "TARGET_BASELINES",
     "HoldOut",
     "LatentShiftMethod",
     "Method",
@@ -26,6 +29,8 @@ __all__ = [
     "PertpyScGenMethod",
     "SCVIMethod",
     "TRVAEMethod",
+    "TRVAETargetMethod",
+    "TargetHoldOut",
     "Truth",
     "baseline_predictions",
     "calibrate_intervals",
@@ -38,6 +43,7 @@ __all__ = [
     "hold_out_pairs",
     "holdout_skills",
     "leave_one_group_out",
+    "leave_one_target_out",
     "mean_of_others",
     "mean_shift",
     "metric_ranges",

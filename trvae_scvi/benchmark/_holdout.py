@@ -31,6 +31,7 @@ __all__ = [
     "only_values",
     "other_groups",
     "rows_under",
+    "set_aside",
 ]
 
 #: Cells of each condition that a group needs to be held out, or to be learned from.
@@ -188,7 +189,7 @@ def hold_out(
         msg = f"Expected `control_share` from 0 to 0.5, as many cells are to be predicted from, found {control_share}."
         raise ValueError(msg)
     own, held_out = (rows_under(adata.obs, group_key, group, condition_key, name) for name in (control, target))
-    aside = _set_aside(own, control_share, split_seed)
+    aside = set_aside(own, control_share, split_seed)
     parts = (~held_out & ~aside, own & ~aside, held_out, aside)
     training, given, real, apart = (only_values(adata[rows], layer) for rows in parts)
     if n_hvg is not None:
@@ -205,7 +206,7 @@ def hold_out(
     return holdout, Truth(real, apart)
 
 
-def _set_aside(own: np.ndarray, share: float, seed: int) -> np.ndarray:
+def set_aside(own: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Choose among the rows of a mask those to set aside, as a mask."""
     rows = np.flatnonzero(own)
     n_aside = min(max(round(share * len(rows)), _MIN_ASIDE), len(rows) // 2) if share > 0 else 0

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ._holdout import HoldOut
 
-__all__ = ["LatentShiftMethod", "PertpyScGenMethod", "SCVIMethod", "TRVAEMethod"]
+__all__ = ["LatentShiftMethod", "PertpyScGenMethod", "SCVIMethod", "TRVAEMethod", "private", "seeded"]
 
 _HALF = "_half"
 _LEAST_PERTPY = Version("1.2")
@@ -96,14 +96,14 @@ class TRVAEMethod(_Network):
 
     def fit(self, holdout: HoldOut) -> TRVAE:
         """Train on the cells that are not held out."""
-        training = _private(holdout.training)
-        with _seeded(holdout.seed):
+        training = private(holdout.training)
+        with seeded(holdout.seed):
             TRVAE.setup_anndata(training, holdout.condition_key, labels_key=holdout.group_key)
             return self._trained(TRVAE, training)
 
     def predict(self, model: TRVAE, holdout: HoldOut) -> AnnData:
         """Predict the held-out cells with a trained model."""
-        with _seeded(holdout.seed):
+        with seeded(holdout.seed):
             return model.predict_perturbation(
                 holdout.control, target=holdout.target, method=self.prediction, seed=holdout.seed
             )
@@ -137,12 +137,12 @@ class LatentShiftMethod(_Network):
 
     def __call__(self, holdout: HoldOut) -> AnnData:
         """Train and predict: the decoder's mean, expected counts at the cells' own totals."""
-        training, control = _private(holdout.training), _private(holdout.control)
+        training, control = private(holdout.training), private(holdout.control)
         rng = np.random.default_rng(holdout.seed)
         for cells in (training, control):
             # The model takes no single condition: it is given two that say nothing about the cells.
             cells.obs[_HALF] = np.where(rng.permutation(cells.n_obs) % 2, "first", "second")
-        with _seeded(holdout.seed):
+        with seeded(holdout.seed):
             TRVAE.setup_anndata(training, _HALF)
             model = self._trained(TRVAE, training, mmd_on=None)
             latent = model.get_latent_representation()
@@ -185,8 +185,8 @@ class SCVIMethod(_Network):
         if not holdout.counts:
             msg = "SCVI models counts, found values that are normalised already (`counts=False`)."
             raise ValueError(msg)
-        training, control = _private(holdout.training), _private(holdout.control)
-        with _seeded(holdout.seed):
+        training, control = private(holdout.training), private(holdout.control)
+        with seeded(holdout.seed):
             scvi.model.SCVI.setup_anndata(training, batch_key=holdout.condition_key)
             model = self._trained(scvi.model.SCVI, training)
             shares = model.get_normalized_expression(control, transform_batch=holdout.target, return_numpy=True)
@@ -239,10 +239,10 @@ class PertpyScGenMethod(_Network):
             raise ImportError(
                 msg + f"Install it with Python 3.12 or later: `pip install 'pertpy[scgen]>={_LEAST_PERTPY}'`."
             )
-        training, control = _private(holdout.training), _private(holdout.control)
+        training, control = private(holdout.training), private(holdout.control)
         for cells in (training, control):
             cells.X = comparison_matrix(cells, counts=holdout.counts)
-        with _seeded(holdout.seed):
+        with seeded(holdout.seed):
             scgen.setup_anndata(training, batch_key=holdout.condition_key, labels_key=holdout.group_key)
             model = self._trained(scgen, training, {"seed": holdout.seed})  # there is no bar
             prediction, _ = model.predict(ctrl_key=holdout.source, stim_key=holdout.target, adata_to_predict=control)
@@ -250,7 +250,7 @@ class PertpyScGenMethod(_Network):
         return np.maximum(values, 0) if holdout.counts else values
 
 
-def _private(cells: AnnData) -> AnnData:
+def private(cells: AnnData) -> AnnData:
     """Cells with their own annotation, which a set-up may write to, and shared values."""
     return AnnData(X=cells.X, obs=cells.obs.copy(), var=cells.var.copy())
 
@@ -274,7 +274,7 @@ def _decode_means(model: TRVAE, cells: AnnData, latent: np.ndarray) -> np.ndarra
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed scvi-tools, NumPy and torch inside the block, with warnings only; leave all global states as they were."""
     cudnn = torch.backends.cudnn
     with torch.random.fork_rng(), contextlib.ExitStack() as undo:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ._baseline_methods import Method
 
-__all__ = ["leave_one_group_out"]
+__all__ = ["check_numbers", "check_values", "leave_one_group_out"]
 
 _KEYS = ["group", "target", "seed", "method", "genes", "metric"]
 _COLUMNS = [*_KEYS, "value", "std", "skill", "skill_std", "note", "effect_p", "seconds"]
@@ -156,11 +156,11 @@ def leave_one_group_out(
     ['short', 'no change', 'mean of others']
     """
     methods = _checked_methods(methods)
-    _check_numbers(adata, seeds, n_hvg, n_top_genes, metrics)
+    check_numbers(adata, seeds, n_hvg, n_top_genes, metrics)
     columns = {"group_key": group_key, "condition_key": condition_key, "control": control}
     pairs, skipped = some_pairs(adata, **columns, groups=groups, targets=targets)
     cells = only_values(adata, layer)
-    _check_values(cells, counts)
+    check_values(cells, counts)
     keys = {**columns, "counts": counts, "n_hvg": n_hvg}
     scoring = {"n_top_genes": n_top_genes, "metrics": list(metrics)}
     described = {name: describe_method(method) for name, method in methods.items()}
@@ -222,7 +222,7 @@ def _checked_methods(methods: Mapping[str, Method] | None) -> dict[str, Method]:
     return dict(methods)
 
 
-def _check_numbers(
+def check_numbers(
     adata: AnnData, seeds: Sequence[int], n_hvg: int | None, n_top_genes: int, metrics: Sequence[str]
 ) -> None:
     for name, given in (("seeds", seeds), ("metrics", metrics)):
@@ -245,7 +245,7 @@ def _check_numbers(
             raise ValueError(msg)
 
 
-def _check_values(cells: AnnData, counts: bool) -> None:
+def check_values(cells: AnnData, counts: bool) -> None:
     """Find out before the first training what would end one."""
     summary = summarize_values(cells.X)
     if not summary.finite:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Block: TypeAlias = Any  # rows of a matrix, an array or a sparse one
 
-__all__ = ["label_means", "logarithms", "output_rates", "shares_beyond_cell_types"]
+__all__ = ["label_means", "logarithms", "one_count", "output_rates", "shares_beyond_cell_types"]
 
 _TARGET_SUM = 1e4
 _DRAWN_CELLS, _DRAWN_ENTRIES = 5000, 40_000_000
@@ -114,14 +114,14 @@ def label_means(
     # what no cell shows may be there: half a count in all of them, or by far the smallest error of any gene
     least = _LEAST_SHARE * (variance / n_cells).mean(axis=1, keepdims=True)
     if likelihood.models_counts:
-        least = 0.5 * (_one_count(manager) / n_cells) ** 2
+        least = 0.5 * (one_count(manager) / n_cells) ** 2
     error = np.maximum(variance / n_cells, least)
     mean, error = (values.reshape(n_groups, n_covariates, -1) for values in (moments.mean, error))
     mean, error = (mean[:, 0], error[:, 0]) if n_covariates == 1 else _adjusted(mean, error, n)
     return GroupMeans(mean.reshape(*shape, -1), error.reshape(*shape, -1), n.sum(axis=1).reshape(shape))
 
 
-def _one_count(manager: AnnDataManager) -> float:
+def one_count(manager: AnnDataManager) -> float:
     """What one count is on the scale of `log1p` of counts per 10,000, in a typical cell."""
     return float(np.log1p(_TARGET_SUM / np.median(_sums(manager))))
 

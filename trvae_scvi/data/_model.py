@@ -27,6 +27,10 @@ class Model(Protocol):
         Labels x conditions, whether there were training cells; ``None`` if that is not known.
     levels_
         Levels of labels under conditions that they were not measured under; ``None`` if there are none.
+    features_
+        Descriptions of conditions, as :meth:`~._condition_features.ConditionFeatures.plain` has them; ``None`` without.
+    process_
+        How alike conditions are by them, see :mod:`~trvae_scvi._math._condition_process`; ``None`` if not learned.
     surgery_
         How it was made out of a reference; ``None`` for one that was not.
     """
@@ -42,6 +46,8 @@ class Model(Protocol):
     nonnegative_: bool
     measured_: np.ndarray | None
     levels_: dict[str, np.ndarray] | None
+    features_: dict[str, Any] | None
+    process_: dict[str, Any] | None
     surgery_: dict[str, bool] | None
 
     @property

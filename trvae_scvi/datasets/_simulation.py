@@ -11,9 +11,9 @@ from anndata import AnnData
 from scipy import sparse
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["SimulatedPerturbation", "simulate_perturbation"]
+__all__ = ["CONTROL", "Effects", "SimulatedPerturbation", "cells_under", "draw_population", "simulate_perturbation"]
 
 CONTROL = "control"
 
@@ -64,8 +64,8 @@ class _Population(NamedTuple):
     theta: np.ndarray  # g
 
 
-class _Effects(NamedTuple):
-    """Log fold changes under a target."""
+class Effects(NamedTuple):
+    """Log fold changes under a target, by a cell's type and by its programmes."""
 
     by_type: np.ndarray  # types x g
     by_programme: np.ndarray  # k x g, for every unit of activity
@@ -137,11 +137,24 @@ def simulate_perturbation(
         )
         raise ValueError(msg)
     rng = np.random.default_rng(seed)
-    population = _draw_population(rng, n_types, n_genes)
+    population = draw_population(rng, n_types, n_genes)
     effects = {name: _draw_effects(rng, n_types, n_genes, type_specific=type_specific) for name in targets}
+    return SimulatedPerturbation(*cells_under(rng, population, effects, n_cells, targets, targets))
+
+
+def cells_under(
+    rng: np.random.Generator,
+    population: _Population,
+    effects: Mapping[str, Effects],
+    n_cells: int,
+    measured: Sequence[str],
+    asked: Sequence[str],
+) -> tuple[AnnData, AnnData]:
+    """Cells of the control and of measured conditions, and every control cell under those that are asked for."""
+    n_types = len(population.base)
     cells, truths = [], []
-    for i, name in enumerate([CONTROL, *targets]):
-        n = n_cells // (len(targets) + 1) + (i < n_cells % (len(targets) + 1))
+    for i, name in enumerate([CONTROL, *measured]):
+        n = n_cells // (len(measured) + 1) + (i < n_cells % (len(measured) + 1))
         types = _draw_types(rng, n, n_types)
         activities = population.activities[types] + _ACTIVITY_SD * rng.standard_normal((n, _N_PROGRAMMES))
         mu = _control_means(rng, population, types, activities)
@@ -151,13 +164,13 @@ def simulate_perturbation(
         names = [f"{name}_{j}" for j in range(n)]
         cells.append(_annotated(counts, name, types, names))
         if name == CONTROL:
-            for target in targets:
+            for target in asked:
                 fold = effects[target].fold_changes(types, activities)
                 coupled = _coupled(rng, counts, rate, fold)
                 truth = _annotated(coupled, target, types, [f"{cell}-{target}" for cell in names])
                 truth.layers["mean"] = (mu * fold).astype(np.float32)
                 truths.append(truth)
-    return SimulatedPerturbation(_concatenated(cells), _concatenated(truths))
+    return _concatenated(cells), _concatenated(truths)
 
 
 def _checked_targets(targets: Sequence[str]) -> list[str]:
@@ -171,7 +184,7 @@ def _checked_targets(targets: Sequence[str]) -> list[str]:
     return names
 
 
-def _draw_population(rng: np.random.Generator, n_types: int, n_genes: int) -> _Population:
+def draw_population(rng: np.random.Generator, n_types: int, n_genes: int) -> _Population:
     base = _BASE_SD * rng.standard_normal(n_genes) + _TYPE_SD * rng.standard_normal((n_types, n_genes))
     loaded = rng.random((_N_PROGRAMMES, n_genes)) < _LOADING_SHARE
     loadings = loaded * np.abs(_LOADING_SD * rng.standard_normal((_N_PROGRAMMES, n_genes)))
@@ -179,16 +192,16 @@ def _draw_population(rng: np.random.Generator, n_types: int, n_genes: int) -> _P
     return _Population(base, loadings, activities, rng.gamma(4.0, 1.5, n_genes) + 0.5)
 
 
-def _draw_effects(rng: np.random.Generator, n_types: int, n_genes: int, *, type_specific: bool) -> _Effects:
+def _draw_effects(rng: np.random.Generator, n_types: int, n_genes: int, *, type_specific: bool) -> Effects:
     """Effects that types share, in common and by programme, or those drawn for every type by itself."""
     if type_specific:
         responds = rng.random((n_types, n_genes)) < _COMMON_SHARE + _RESPONSE_SHARE
         size = _RESPONSE_MEAN + _RESPONSE_SD * rng.standard_normal((n_types, n_genes))
-        return _Effects(responds * size, np.zeros((_N_PROGRAMMES, n_genes)))
+        return Effects(responds * size, np.zeros((_N_PROGRAMMES, n_genes)))
     common = (rng.random(n_genes) < _COMMON_SHARE) * (_COMMON_MEAN + _COMMON_SD * rng.standard_normal(n_genes))
     responds = rng.random((_N_PROGRAMMES, n_genes)) < _RESPONSE_SHARE
     size = _RESPONSE_MEAN + _RESPONSE_SD * rng.standard_normal((_N_PROGRAMMES, n_genes))
-    return _Effects(np.tile(common, (n_types, 1)), responds * size)
+    return Effects(np.tile(common, (n_types, 1)), responds * size)
 
 
 def _draw_types(rng: np.random.Generator, n: int, n_types: int) -> np.ndarray:

@@ -12,8 +12,9 @@ from trvae_scvi.predict._combination import predict_combinations
 from trvae_scvi.predict._effect import model_error_of, perturbation_effect
 from trvae_scvi.predict._prediction import predict_cells
 from trvae_scvi.predict._predictor import Predictor
-from trvae_scvi.predict._request import Request, target_codes
+from trvae_scvi.predict._request import Request
 from trvae_scvi.predict._store import check_out
+from trvae_scvi.predict._targets import Targets
 
 if TYPE_CHECKING:
     import os
@@ -149,11 +150,11 @@ class PerturbationMixin(BaseModelClass):
         ... )  # doctest: +SKIP
         """
         path = None if out is None else check_out(out)
-        predictor = Predictor.of(self)
-        targets = target_codes(target, predictor.schema.conditions)
+        asked = Targets.of(self, target)
+        predictor = asked.predictor
         cells = predictor.cells(adata, indices=indices, source=source, batch_size=batch_size, dataloader=dataloader)
         request = Request(method, library_size, covariates, seed)
-        return predict_cells(predictor, cells, targets, request, out=path)
+        return predict_cells(predictor, cells, asked.codes, request, streams=asked.streams, out=path, notes=asked.notes)
 
     def get_perturbation_effect(
         self,
@@ -242,13 +243,13 @@ class PerturbationMixin(BaseModelClass):
         """
         check_number("level", level, positive=True, below=1.0)
         check_number("pseudocount", pseudocount, positive=True)
-        predictor = Predictor.of(self)
+        targets = Targets.of(self, target)
+        predictor = targets.predictor
         error = model_error_of(model_error, counts=predictor.module.likelihood.models_counts)
         cells = predictor.cells(adata, indices=indices, source=source, batch_size=batch_size, dataloader=dataloader)
         return perturbation_effect(
-            predictor,
+            targets,
             cells,
-            target_codes(target, predictor.schema.conditions),
             Request(covariates=covariates, seed=seed),
             groupby=groupby,
             level=level,

@@ -85,6 +85,7 @@ def query_model(model_cls: Any, adata: AnnData, reference: Model, surgery: dict[
     model.measured_ = _measured(counts, reference.measured_, trains_all=surgery["unfrozen"])
     apply_surgery(model)
     model.levels_ = reference.levels_ if trains_new_rows_only(model.module) else None
+    model.process_ = reference.process_
     model.is_trained_ = not grown and not any(p.requires_grad for p in model.module.parameters())
     model.module.eval()
     return model

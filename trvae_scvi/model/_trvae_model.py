@@ -24,6 +24,7 @@ from trvae_scvi.train._plan import TRVAETrainingPlan
 from trvae_scvi.train._splitter import TRVAEDataSplitter
 from trvae_scvi.train._training import train_model
 
+from ._described import described
 from ._inherited_mixin import InheritedMixin
 from ._persistence_mixin import PersistenceMixin
 from ._perturbation_mixin import PerturbationMixin
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     import lightning.pytorch as pl
     import numpy as np
+    import pandas as pd
     from anndata import AnnData
 
     from trvae_scvi.nn import Network
@@ -82,6 +84,9 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
     response_scale
         How much responses may differ between cells, with ``condition_layer="output"``: standard deviation of a normal
         prior on the difference of two conditions' weights for the last hidden layer, on the scale of log means.
+    condition_features
+        A table of numbers with a row for every condition, 0 for the control, and for further ones that were not
+        measured but are to be predicted; see "Conditions that were not measured" in the docs.
     normalization
         ``"layer"``, ``"batch"`` or ``None``, after every hidden linear map.
     nonnegative_output
@@ -168,6 +173,7 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         encode_condition: bool = False,
         condition_layer: Literal["output", "first"] = "output",
         response_scale: float = 0.03,
+        condition_features: pd.DataFrame | dict[str, Any] | None = None,
         normalization: Literal["layer", "batch"] | None = "layer",
         nonnegative_output: bool = False,
         mmd_on: Literal["y", "z"] | None = "y",
@@ -186,16 +192,13 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
             registry = {**own_registry(registry), "model_name": type(self).__name__}
         super().__init__(adata, registry if adata is None else None)
         schema = Schema.of(self.registry_)
-        conditions, has_labels = list(schema.conditions), schema.labels_key is not None
+        conditions = list(schema.conditions)
         check_choice("mmd_pairs", mmd_pairs, ["all", *conditions])
-        options = options.balancing(mmd_balance_labels, has_labels=has_labels)
-        #: Whether the registered data have no negative value; counterfactuals with "mse" are clipped accordingly.
+        options = options.balancing(mmd_balance_labels, has_labels=schema.labels_key is not None)
+        self.features_ = given["condition_features"] = described(condition_features, options, conditions)
         self.nonnegative_ = gene_likelihood != "mse"
         if self.adata is not None and self.minified_data_type is None:
             self.nonnegative_ = check_values(self.adata, schema.layer, make_likelihood(gene_likelihood))
-        #: How the model was made out of a reference; ``None`` for one that was not.
-        self.surgery_: dict[str, bool] | None = None
-        #: Version of trvae-scvi the model was made with.
         self.trvae_scvi_version_ = version("trvae-scvi")
         with seeded(current_seed()):
             self.module = TRVAEModule(
@@ -208,14 +211,14 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
                 **vars(options),
             )
         self.module.minified_data_type = self.minified_data_type
-        #: Labels x conditions, whether there were training cells; ``None`` without labels or where it is not known.
+        # `data/_model.py` says what these are
         self.measured_: np.ndarray | None = None
-        #: Arguments of the levels of labels under conditions they were not measured under; ``None`` without any.
         self.levels_: dict[str, np.ndarray] | None = None
+        self.process_: dict[str, Any] | None = None
+        self.surgery_: dict[str, bool] | None = None
         self._model_summary_string = (
             f"TRVAE with conditions {conditions}: hidden layers {list(options.hidden_sizes)}, n_latent: {n_latent}, "
-            f"gene_likelihood: {gene_likelihood}, dispersion: {dispersion}, mmd_on: {mmd_on}, "
-            f"mmd_weight: {mmd_weight}, kl_weight: {kl_weight}."
+            f"gene_likelihood: {gene_likelihood}, mmd_on: {mmd_on}, mmd_weight: {mmd_weight}, kl_weight: {kl_weight}."
         )
         self.init_params_ = self._get_init_params(given)
 
@@ -378,12 +381,9 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
 
         Notes
         -----
-        Several devices need one of Lightning's DDP strategies, e.g. ``devices=2, strategy="ddp"``. Each has a copy of
-        the model and batches of its own, so that `batch_size` is per device and an epoch has as many times fewer steps.
-        The MMD is estimated within a device's batch; gradients and logged values, the MMD's among them, are the means
-        over the devices. Early stopping and the best weights go by the mean validation loss, alike on every device.
-
-        Threads of one process train one after the other, as torch has one source of random numbers for all of them.
+        Several devices need one of Lightning's DDP strategies, e.g. ``devices=2, strategy="ddp"``; `batch_size` is per
+        device, see "Several devices" in the docs. Threads of one process train one after the other, as torch has one
+        source of random numbers for all of them.
 
         Examples
         --------

@@ -5,6 +5,7 @@ Each plot draws a table that a public function computes; nothing is saved and no
 
 from __future__ import annotations
 
+from ._dose_response import dose_response, dose_response_frame
 from ._heatmap import score_heatmap, score_heatmap_frame
 from ._history import training, training_frame
 from ._latent import latent_umap, latent_umap_frame
@@ -15,6 +16,8 @@ from ._skill_intervals import skill_intervals
 from ._violin import violin, violin_frame
 
 __all__ = [
+    "dose_response",
+    "dose_response_frame",
     "latent_umap",
     "latent_umap_frame",
     "reg_mean",

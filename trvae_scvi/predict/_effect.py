@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from trvae_scvi.data._cells import Cells
 
-    from ._predictor import Predictor
     from ._request import Request
+    from ._targets import Targets
 
 __all__ = ["model_error_of", "perturbation_effect"]
 
@@ -31,9 +31,8 @@ _TARGET_SUM = 1e4
 
 
 def perturbation_effect(
-    predictor: Predictor,
+    targets: Targets,
     cells: Cells,
-    targets: dict[Any, int],
     request: Request,
     *,
     groupby: str | None,
@@ -42,27 +41,29 @@ def perturbation_effect(
     pseudocount: float,
 ) -> pd.DataFrame:
     """The table of :meth:`~trvae_scvi.TRVAE.get_perturbation_effect`; no more than a minibatch is held."""
+    predictor = targets.predictor
     predictor.check(request, cells)
     key = _group_key(cells, groupby, predictor.schema.labels_key)
     counts = predictor.module.likelihood.models_counts
     given: dict[Any, _Moments] = {}
-    predicted: dict[Any, dict[Any, _Moments]] = {name: {} for name in targets}
+    predicted: dict[Any, dict[Any, _Moments]] = {name: {} for name in targets.codes}
     condition_key = predictor.schema.condition_key
     is_known = len(cells.obs) > 0  # of a loader's cells only when all were seen
     if is_known:
-        _warn_of_target_cells(cells.obs[condition_key], targets)
-    for x, blocks in with_progress(predictor.blocks(cells, targets, request), cells.n_batches):
+        _warn_of_target_cells(cells.obs[condition_key], targets.codes)
+    blocks_of = predictor.blocks(cells, targets.codes, request, targets.streams)
+    for x, blocks in with_progress(blocks_of, cells.n_batches):
         groups = np.full(len(x), "all", object) if key is None else _groups(cells.latest, key)
         _add(given, groups, x, counts)
         for name, block in blocks.items():
             _add(predicted[name], groups, block, counts)
     if not is_known:
-        _warn_of_target_cells(cells.obs[condition_key], targets)
+        _warn_of_target_cells(cells.obs[condition_key], targets.codes)
     frames = []
     for name, by_group in predicted.items():
         for group, moments in by_group.items():
             columns = {"variable": cells.var.index.to_numpy(), "target": name, "group": group}
-            effect = _effect(given[group], moments, level, error, pseudocount, counts)
+            effect = _effect(given[group], moments, targets.sd.get(name, 0.0), level, error, pseudocount, counts)
             frames.append(pd.DataFrame(columns | effect))
     return pd.concat(frames, ignore_index=True)
 
@@ -145,14 +146,15 @@ def _add(moments: dict[Any, _Moments], groups: np.ndarray, x: np.ndarray | spars
 
 
 def _effect(
-    given: _Moments, predicted: _Moments, level: float, error: ModelError, pseudocount: float, counts: bool
+    given: _Moments, predicted: _Moments, sd: Any, level: float, error: ModelError, pseudocount: float, counts: bool
 ) -> dict[str, Any]:
-    """The columns of an effect."""
+    """The columns of an effect; `sd` is that of what a condition does that was not measured."""
     log_fc = np.full(np.shape(given.mean), np.nan)
     if counts:
         log_fc = np.log2((predicted.mean + pseudocount) / (given.mean + pseudocount))
     change = predicted.log_mean - given.log_mean
-    half = margin(change, standard_error(predicted.variance(), predicted.n, predicted.n), error, level)
+    sampling = standard_error(predicted.variance(), predicted.n, predicted.n)
+    half = margin(change, np.sqrt(sampling**2 + sd**2), error, level)
     return {
         "log_fc": log_fc,
         "change": change,

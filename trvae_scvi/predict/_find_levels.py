@@ -23,6 +23,7 @@ from trvae_scvi.data._cells import AnnDataCells
 from trvae_scvi.data._group_means import label_means, logarithms
 from trvae_scvi.data._strata import cells_by_label, comparable, fit_into_memory
 
+from ._learn_process import learn_process
 from ._levels import Levels
 from ._predictor import Predictor, resolved
 from ._request import Request
@@ -60,7 +61,10 @@ class _Missing(NamedTuple):
 
 @contextlib.contextmanager
 def finding_levels(model: Model, *, has_cells: bool, progress_bar: bool) -> Iterator[None]:
-    """Train inside the block, and find the levels afterwards if the model has cells, also if the user ended it."""
+    """Train inside the block, and learn from the model's cells afterwards if it has some, also if the user ended it.
+
+    That is the levels, and how alike conditions are by their descriptions.
+    """
     is_interrupted = False
     try:
         yield
@@ -68,6 +72,7 @@ def finding_levels(model: Model, *, has_cells: bool, progress_bar: bool) -> Iter
         is_interrupted = True
     if has_cells and model.is_trained_:
         model.levels_ = find_levels(model, progress_bar=progress_bar)
+        model.process_ = learn_process(model)
     if is_interrupted:
         raise KeyboardInterrupt
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -60,6 +60,8 @@ class Predictor:
         What cells are decoded with instead, see :meth:`combining`.
     levels
         Of labels under conditions that they were not measured under; ``None`` if there are none.
+    shifts
+        What is added to the decoder's output under a condition, by its code, see :meth:`describing`.
     """
 
     module: TRVAEModule
@@ -69,6 +71,7 @@ class Predictor:
     measured: np.ndarray | None
     decoding: TRVAEModule | None = None
     levels: Levels | None = None
+    shifts: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Model) -> Predictor:
@@ -141,7 +144,9 @@ class Predictor:
             labels = self._labels_of(cells.latest)
             sources = tensors[REGISTRY_KEYS.BATCH_KEY].cpu().numpy().ravel()
             for name, code in targets.items():
-                shift = None if self.levels is None or labels is None else self.levels.of(labels, sources, code)
+                shift = self.shifts.get(code)
+                if shift is None and self.levels is not None and labels is not None:
+                    shift = self.levels.of(labels, sources, code)
                 decoded = self._decode(asked, code, shift)
                 if source is not None:
                     predicted[name] = likelihood.counterfactual(
@@ -152,6 +157,11 @@ class Predictor:
                 else:
                     predicted[name] = likelihood.sample(decoded, rngs[name])
             yield x, predicted
+
+    def decoded(self, cells: Cells) -> Iterator[tuple[np.ndarray, Decoded]]:
+        """Values of a minibatch, `n x g`, and what the network decodes for it under its own conditions."""
+        for tensors in cells:
+            yield tensors[REGISTRY_KEYS.X_KEY].cpu().numpy(), self._decode(self._posterior_means(tensors), None)
 
     @torch.inference_mode()
     def first_layer(self, cells: Cells) -> np.ndarray:
@@ -191,14 +201,41 @@ class Predictor:
         outputs = decoding.generative(**given, transform_batch=code, shift=moved)
         return self.module.likelihood.decoded(outputs[MODULE_KEYS.PX_KEY], outputs["theta"])
 
-    def combining(self, weights: np.ndarray) -> Predictor:
-        """The same with further conditions to decode with, weighted sums (rows of `weights`) of those there are."""
+    def describing(self, weights: np.ndarray, control: int, shifts: np.ndarray) -> Predictor:
+        """As :meth:`combining`, with given shifts of the output in place of weighted sums of the conditions' offsets.
+
+        Parameters
+        ----------
+        weights
+            Of the conditions there are, `t x s`.
+        control
+            Code of the condition that they are against.
+        shifts
+            `t x g`, with size factors of the logarithm of the mean.
+        """
+        offset = np.eye(weights.shape[1])[[control] * len(weights)]
+        first = len(self.schema.conditions)
+        by_code = {first + i: row[None] for i, row in enumerate(shifts.astype(np.float32))}
+        return replace(self.combining(weights, offset), shifts=by_code)
+
+    def combining(self, weights: np.ndarray, of_offsets: np.ndarray | None = None) -> Predictor:
+        """The same with further conditions to decode with, weighted sums of those there are.
+
+        Parameters
+        ----------
+        weights
+            Of the conditions there are, `t x s`.
+        of_offsets
+            Those of their offsets, if they differ.
+        """
         module = self.module
         shared = [module.options, *module.parameters()]
         extended = copy.deepcopy(module, {id(part): part for part in shared})
+        offsets = [layer.offset for layer in extended.decoder.condition_layers()[:1]]
         for table in extended.condition_tables():
             rows = table.rows
-            own = torch.as_tensor(weights, dtype=rows.dtype, device=rows.device)
+            asked = of_offsets if of_offsets is not None and any(table is offset for offset in offsets) else weights
+            own = torch.as_tensor(asked, dtype=rows.dtype, device=rows.device)
             combined = torch.tensordot(own, rows, dims=1)
             table.new = nn.Parameter(combined if table.new is None else torch.cat([table.new.detach(), combined]))
         return replace(self, decoding=extended)

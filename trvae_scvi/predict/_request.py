@@ -103,14 +103,28 @@ class Request:
         return covariates
 
 
-def target_codes(target: str | Sequence[str], conditions: Sequence[Any] | np.ndarray) -> dict[Any, int]:
-    """The targets asked for, with their codes; raises for unknown ones, and for one that is there twice."""
-    known = list(conditions)
-    names = known if isinstance(target, str) and target == "all" and "all" not in known else as_list(target)
+def target_codes(
+    target: str | Sequence[str], conditions: Sequence[Any] | np.ndarray, described: Sequence[Any] = ()
+) -> dict[Any, int]:
+    """The targets asked for, with their codes; raises for unknown ones, and for one that is there twice.
+
+    Parameters
+    ----------
+    target
+        A target, several, or ``"all"`` conditions.
+    conditions
+        Those that were measured.
+    described
+        Others that can be asked for, whose codes follow.
+    """
+    measured = list(conditions)
+    known = [*measured, *described]
+    names = measured if isinstance(target, str) and target == "all" and "all" not in known else as_list(target)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         asked = plain_list(unknown or names)
-        msg = f"Expected `target` among the conditions {plain_list(known)} (or 'all'), found {asked}."
+        others = f", or among those described alone, {plain_list(described)}" if len(described) else ""
+        msg = f"Expected `target` among the conditions {plain_list(measured)} (or 'all'){others}, found {asked}."
         raise ValueError(msg)
     if len(set(names)) < len(names):
         msg = f"Expected `target` to be a condition or a list of different ones, found {plain_list(names)}."

@@ -208,7 +208,7 @@ def _taking_note(model: Model, progress: Progress, prepare: Callable[[], None], 
             yield
     finally:
         if progress.moved and model.surgery_ is None:
-            model.levels_ = None  # they are of the network that was
+            model.levels_ = model.process_ = None  # they are of the network that was
             model.nonnegative_ = nonnegative
             _note_measured(model, was_trained=was_trained)
 

@@ -1,0 +1,288 @@
+"""Conditions that were not measured, predicted from what describes them."""
+
+from __future__ import annotations
+
+import warnings
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import assert_same_cells, make_trained
+
+import trvae_scvi as tv
+from trvae_scvi.metrics import comparison_matrix
+
+SETUP = {"labels_key": "cell_type"}
+TRAIN = {"max_epochs": 40, "early_stopping": False}
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    return tv.datasets.simulate_conditions(2400, 80, n_conditions=30, seed=1)
+
+
+@pytest.fixture(scope="module")
+def described(simulated):
+    return make_trained(simulated.adata, SETUP, TRAIN, condition_features=simulated.features)
+
+
+@pytest.fixture(scope="module")
+def control(simulated):
+    return simulated.adata[(simulated.adata.obs["condition"] == "control").to_numpy()].copy()
+
+
+def unmeasured(simulated):
+    return list(simulated.truth.obs["condition"].cat.categories)
+
+
+def errors(predicted, simulated, control):
+    """Squared errors of means under the unmeasured conditions: of a prediction, of no change, of the mean response."""
+    measured = simulated.adata[(simulated.adata.obs["condition"] != "control").to_numpy()]
+    mean_response = comparison_matrix(measured).mean(axis=0)
+    own = comparison_matrix(control).mean(axis=0)
+    found = []
+    for name in unmeasured(simulated):
+        real, guess = (
+            comparison_matrix(cells[(cells.obs["condition"] == name).to_numpy()]).mean(axis=0)
+            for cells in (simulated.truth, predicted)
+        )
+        found.append([((values - real) ** 2).mean() for values in (guess, own, mean_response)])
+    return np.mean(found, axis=0)
+
+
+# ---- predictions
+
+
+def test_unmeasured_conditions_are_predicted_from_their_descriptions(described, simulated, control):
+    predicted = described.predict_perturbation(control, target=unmeasured(simulated))
+    error, of_no_change, of_mean = errors(predicted, simulated, control)
+    assert error < 0.4 * min(of_no_change, of_mean)
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "mse", "bernoulli"])
+def test_every_likelihood_takes_descriptions(simulated, control, likelihood):
+    adata, own = simulated.adata.copy(), control.copy()
+    for cells in (adata, own):
+        if likelihood == "mse":
+            cells.X = comparison_matrix(cells).astype(np.float32)
+        elif likelihood == "bernoulli":
+            cells.X = (cells.X.toarray() > 0).astype(np.float32)
+    short = {"max_epochs": 15, "early_stopping": False}
+    features = {"condition_features": simulated.features}
+    model = make_trained(adata, SETUP, short, gene_likelihood=likelihood, **features)
+    name = unmeasured(simulated)[0]
+    method = "mean" if likelihood == "bernoulli" else "counterfactual"
+    predicted = model.predict_perturbation(own, target=name, method=method)
+    # against the truth on the scale of the data
+    truth = simulated.truth[(simulated.truth.obs["condition"] == name).to_numpy()]
+    real = {
+        "mse": lambda: comparison_matrix(truth),
+        "bernoulli": lambda: (truth.X.toarray() > 0).astype(float),
+    }.get(likelihood, lambda: truth.X.toarray())().mean(axis=0)
+    before, after = (np.asarray(cells.X.mean(axis=0)).ravel() for cells in (own, predicted))
+    assert np.corrcoef(after - before, real - before)[0, 1] > 0.6
+
+
+def test_size_factors_multiply_the_effect(simulated, control):
+    adata, own = simulated.adata.copy(), control.copy()
+    for cells in (adata, own):
+        cells.obs["size"] = np.asarray(cells.X.sum(axis=1)).ravel() / 50.0
+    short = {"max_epochs": 15, "early_stopping": False}
+    features = {"condition_features": simulated.features}
+    with_them = make_trained(adata, SETUP | {"size_factor_key": "size"}, short, **features)
+    predicted = with_them.predict_perturbation(own, target=unmeasured(simulated))
+    error, of_no_change, of_mean = errors(predicted, simulated, own)
+    assert error < 0.6 * min(of_no_change, of_mean)
+
+
+def test_the_description_of_the_control_is_the_control(simulated, control):
+    """A dose of 0 changes not a single count."""
+    table = pd.concat([simulated.features, simulated.features.loc[["control"]].rename({"control": "nothing"})])
+    model = make_trained(simulated.adata, SETUP, {"max_epochs": 2}, condition_features=table)
+    predicted = model.predict_perturbation(control, target="nothing")
+    assert (predicted.X != control.X).nnz == 0
+    effect = model.get_perturbation_effect(control, target="nothing", model_error=(0, 0))
+    assert (effect["change"] == 0).all()
+
+
+def test_a_prediction_says_what_it_leans_on(described, simulated, control):
+    name = unmeasured(simulated)[0]
+    predicted = described.predict_perturbation(control, target=["condition_1", name])
+    notes = predicted.uns["trvae"]
+    assert notes["target_measured"].tolist() == ["yes", "no"]
+    conditions = notes["conditions"].tolist()
+    assert conditions == list(described.get_state_registry("batch").categorical_mapping)
+    assert notes["weights"][0].tolist() == [float(c == "condition_1") for c in conditions]
+    assert notes["weights"].sum(axis=1) == pytest.approx([1.0, 1.0])
+    assert notes["explained"][0] == 1.0
+    assert 0.5 < notes["explained"][1] < 1.0
+
+
+def test_a_target_is_predicted_alike_alone_and_among_others(described, simulated, control):
+    name = unmeasured(simulated)[0]
+    alone = described.predict_perturbation(control, target=name)
+    among = described.predict_perturbation(control, target=["condition_1", *reversed(unmeasured(simulated))])
+    assert (alone.X != among[(among.obs["condition"] == name).to_numpy()].X).nnz == 0
+
+
+def test_all_are_the_measured_ones(described, control):
+    predicted = described.predict_perturbation(control, target="all")
+    assert set(predicted.obs["condition"]) == set(described.adata.obs["condition"])
+
+
+def test_a_table_changes_no_prediction_for_measured_conditions(simulated, control):
+    short = {"max_epochs": 2}
+    without = make_trained(simulated.adata, SETUP, short)
+    with_it = make_trained(simulated.adata, SETUP, short, condition_features=simulated.features)
+    predictions = [model.predict_perturbation(control, target="condition_1") for model in (without, with_it)]
+    assert_same_cells(*predictions)
+    assert predictions[0].uns["trvae"]["model"] == predictions[1].uns["trvae"]["model"]
+
+
+def test_intervals_hold_what_the_description_leaves_open(described, simulated, control):
+    name = unmeasured(simulated)[0]
+    found = {
+        target: described.get_perturbation_effect(control, target=target, model_error=(0, 0)).set_index("variable")
+        for target in ("condition_1", name)
+    }
+    widths = {target: (table["change_upper"] - table["change_lower"]).mean() for target, table in found.items()}
+    assert widths[name] > 1.1 * widths["condition_1"]
+
+
+def test_intervals_cover_unmeasured_conditions(described, simulated, control):
+    """Changes from one half of the control cells to what becomes of the other half."""
+    half = np.arange(control.n_obs) % 2 == 0
+    table = described.get_perturbation_effect(control[half], target=unmeasured(simulated), groupby="condition")
+    covered = []
+    for name, rows in table.groupby("target"):
+        truth = simulated.truth[(simulated.truth.obs["condition"] == name).to_numpy()]
+        real = comparison_matrix(truth[~half]).mean(axis=0) - comparison_matrix(control[half]).mean(axis=0)
+        covered.append(((rows["change_lower"] <= real) & (real <= rows["change_upper"])).mean())
+    assert 0.85 < np.mean(covered) < 0.97
+
+
+# ---- warnings
+
+
+def test_a_description_like_no_other_warns(simulated, control):
+    apart = simulated.features.assign(another=0.0)
+    apart.loc["far away"] = [0.0] * (apart.shape[1] - 1) + [5.0]
+    model = make_trained(simulated.adata, SETUP, {"max_epochs": 2}, condition_features=apart)
+    with pytest.warns(UserWarning, match=r"No measured condition is described like \['far away'\]"):
+        model.predict_perturbation(control, target="far away")
+
+
+def test_descriptions_that_say_nothing_warn(simulated, control):
+    shuffled = simulated.features.copy()
+    rows = [name for name in shuffled.index if name != "control"]
+    shuffled.loc[rows] = np.random.default_rng(0).standard_normal((len(rows), shuffled.shape[1]))
+    own = simulated.adata[simulated.adata.obs["condition"].isin(["control", *rows])].copy()
+    model = make_trained(own, SETUP, {"max_epochs": 2}, condition_features=shuffled)
+    with pytest.warns(UserWarning, match="on average"):
+        model.predict_perturbation(control, target=unmeasured(simulated))
+
+
+def test_what_is_known_does_not_warn(described, simulated, control):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        described.predict_perturbation(control, target=unmeasured(simulated))
+
+
+# ---- what a table must be
+
+
+def a_table(adata):
+    names = list(adata.obs["condition"].unique())
+    table = pd.DataFrame({"x": np.arange(1.0, len(names) + 1), "y": 1.0}, index=names)
+    table.loc["control"] = 0.0
+    return table
+
+
+BAD_TABLES = [
+    (lambda t: t.to_numpy(), TypeError, "pandas DataFrame with one row for every condition"),
+    (lambda t: t.iloc[:0], ValueError, "found shape"),
+    (lambda t: t.drop(index="stimulated"), ValueError, r"none for \['stimulated'\]"),
+    (lambda t: pd.concat([t, t]), ValueError, "more than once"),
+    (lambda t: t.assign(x=[np.nan, 0.0]), ValueError, "finite numbers"),
+    (lambda t: t.assign(x=[np.inf, 0.0]), ValueError, "finite numbers"),
+    (lambda t: t.assign(x=["a", "b"]), TypeError, r"found others: \['x'\]"),
+    (lambda t: t + 1.0, ValueError, "Subtract the control's row"),
+    (lambda t: 0.0 * t, ValueError, r"found 2: \["),
+    (lambda t: t.rename(index={"control": np.nan}), ValueError, "a missing name"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "match"), BAD_TABLES)
+def test_bad_tables_are_refused_before_training(adata, change, error, match):
+    adata = adata.copy()
+    tv.TRVAE.setup_anndata(adata)
+    with pytest.raises(error, match=match):
+        tv.TRVAE(adata, condition_features=change(a_table(adata)))
+
+
+@pytest.mark.parametrize("options", [{"condition_layer": "first"}])
+def test_what_has_no_offsets_takes_no_table(adata, options):
+    adata = adata.copy()
+    tv.TRVAE.setup_anndata(adata)
+    with pytest.raises(ValueError, match='condition_layer="output"'):
+        tv.TRVAE(adata, condition_features=a_table(adata), **options)
+
+
+def test_more_columns_than_conditions_and_constant_ones_are_taken(simulated, control):
+    rng = np.random.default_rng(0)
+    wide = pd.DataFrame(
+        simulated.features.to_numpy() @ rng.standard_normal((simulated.features.shape[1], 10_000)),
+        index=simulated.features.index,
+    )
+    wide["always 0"] = 0.0
+    model = make_trained(simulated.adata, SETUP, {"max_epochs": 10}, condition_features=wide)
+    predicted = model.predict_perturbation(control, target=unmeasured(simulated))
+    error, of_no_change, of_mean = errors(predicted, simulated, control)
+    assert error < 0.6 * min(of_no_change, of_mean)
+
+
+def test_a_table_is_not_changed_and_may_hold_booleans_and_integers(adata):
+    adata = adata.copy()
+    tv.TRVAE.setup_anndata(adata)
+    table = a_table(adata).astype({"x": int, "y": bool})
+    before = table.copy()
+    tv.TRVAE(adata, condition_features=table)
+    pd.testing.assert_frame_equal(table, before)
+
+
+def test_unknown_targets_name_those_that_can_be_asked_for(described, control):
+    with pytest.raises(ValueError, match="among those described alone"):
+        described.predict_perturbation(control, target="condition_99")
+
+
+def test_without_a_table_nothing_else_can_be_asked_for(trained, control):
+    with pytest.raises(ValueError, match="found \\['condition_30'\\]"):
+        trained.predict_perturbation(trained.adata, target="condition_30")
+
+
+# ---- models that are kept
+
+
+def test_a_saved_model_predicts_alike(described, simulated, control, tmp_path):
+    described.save(tmp_path / "model")
+    loaded = tv.TRVAE.load(tmp_path / "model", False)
+    first, second = (m.predict_perturbation(control, target=unmeasured(simulated)[0]) for m in (described, loaded))
+    assert_same_cells(first, second)
+
+
+def test_a_query_keeps_what_the_reference_can_be_asked_for(described, simulated, control):
+    name = unmeasured(simulated)[0]
+    of_query = simulated.truth[(simulated.truth.obs["condition"] == name).to_numpy()].copy()
+    of_query.obs["condition"] = pd.Categorical(["something new"] * of_query.n_obs)
+    mapped = tv.TRVAE.load_query_data(anndata.AnnData(of_query.X, of_query.obs, of_query.var), described)
+    mapped.train(max_epochs=2)
+    first, second = (m.predict_perturbation(control, target=name) for m in (described, mapped))
+    assert (first.X != second.X).nnz == 0
+
+
+def test_a_model_that_learned_from_no_cells_of_its_own_says_so(simulated, control):
+    model = make_trained(simulated.adata, SETUP, {"max_epochs": 1}, condition_features=simulated.features)
+    model.process_ = None
+    with pytest.raises(ValueError, match="has not learned how conditions differ"):
+        model.predict_perturbation(control, target=unmeasured(simulated)[0])

@@ -1,0 +1,55 @@
+"""Tables that describe conditions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trvae_scvi.features import combination_features, dose_features
+
+
+def test_combinations_are_their_factors():
+    table = combination_features(["B+A", "A", "B+ctrl"], control="ctrl")
+    assert table.index.tolist() == ["ctrl", "B+A", "A", "B+ctrl"]
+    assert table.columns.tolist() == ["A", "B"]
+    assert table.to_numpy().tolist() == [[0, 0], [1, 1], [1, 0], [0, 1]]
+
+
+def test_the_control_stays_where_it_is_listed():
+    assert combination_features(["A", "ctrl"], control="ctrl").index.tolist() == ["ctrl", "A"]
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "match"),
+    [("A+B", TypeError, "Write"), (["A", "A"], ValueError, "once"), (["A+A"], ValueError, "every factor once")],
+)
+def test_combinations_that_cannot_be(names, error, match):
+    with pytest.raises(error, match=match):
+        combination_features(names, control="ctrl")
+
+
+def test_doses_are_logarithms_that_start_at_nothing():
+    table = dose_features(["c", "1", "10", "1000"], [0, 1, 10, 1000])
+    assert table["dose"].tolist() == pytest.approx(np.log1p([0, 1, 10, 1000]).tolist())
+
+
+def test_doses_have_the_scale_of_their_drug():
+    table = dose_features(["c", "x low", "x high", "y"], [0, 0.01, 1, 500], drugs=["", "x", "x", "y"])
+    assert table.columns.tolist() == ["x", "y"]
+    assert table.loc["x low"].tolist() == pytest.approx([np.log(2), 0])
+    assert table.loc["y"].tolist() == pytest.approx([0, np.log(2)])
+    assert not table.loc["c"].any()
+
+
+@pytest.mark.parametrize(
+    ("names", "doses", "match"),
+    [
+        (["a"], [1, 2], "found 1 names"),
+        (["a", "a"], [1, 2], "1 of them different"),
+        (["a", "b"], [1, -2], "others for \\['b'\\]"),
+        (["a", "b"], [1, np.nan], "others for \\['b'\\]"),
+    ],
+)
+def test_doses_that_cannot_be(names, doses, match):
+    with pytest.raises(ValueError, match=match):
+        dose_features(names, doses)

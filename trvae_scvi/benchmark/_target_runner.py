@@ -1,0 +1,315 @@
+"""Every condition held out in turn, in all groups: predicted from its description alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from scvi.utils import track
+
+from trvae_scvi._arguments import check_integer
+from trvae_scvi.data._condition_features import ConditionFeatures
+from trvae_scvi.metrics import comparison_matrix, skill
+from trvae_scvi.metrics._scorer import DEFAULT_METRICS, Scorer
+from trvae_scvi.model._trvae_model import TRVAE
+
+from ._comparison import CEILING
+from ._holdout import MIN_CELLS, in_order, only_values, set_aside
+from ._methods import private, seeded
+from ._runner import check_numbers, check_values
+from ._target_baselines import TargetHoldOut, changes_of, target_baselines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from anndata import AnnData
+
+__all__ = ["TRVAETargetMethod", "leave_one_target_out"]
+
+#: The best of these has a skill of 0.
+TRIVIAL = ("no change", "mean response")
+_COLUMNS = ["group", "target", "seed", "method", "genes", "metric", "value", "std", "skill", "skill_std", "note"]
+_ALL = "all"
+
+
+@dataclass(frozen=True)
+class TRVAETargetMethod:
+    """Train a :class:`~trvae_scvi.TRVAE` with descriptions, without the targets, and predict these.
+
+    Groups are registered as labels.
+
+    Parameters
+    ----------
+    model_kwargs
+        Arguments of :class:`~trvae_scvi.TRVAE`.
+    train_kwargs
+        Arguments of :meth:`~trvae_scvi.TRVAE.train`.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> tv.benchmark.TRVAETargetMethod(train_kwargs={"max_epochs": 5})
+    TRVAETargetMethod(model_kwargs={}, train_kwargs={'max_epochs': 5})
+    """
+
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    train_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, holdout: TargetHoldOut) -> dict[Any, AnnData]:
+        """Train and predict the control cells under every target."""
+        training = private(holdout.training)
+        with seeded(holdout.seed):
+            TRVAE.setup_anndata(training, holdout.condition_key, labels_key=holdout.group_key)
+            model = TRVAE(training, condition_features=holdout.features, **self.model_kwargs)
+            model.train(**{"enable_progress_bar": False, **self.train_kwargs})
+            return {
+                target: model.predict_perturbation(holdout.control, target=target, seed=holdout.seed)
+                for target in holdout.targets
+            }
+
+
+def leave_one_target_out(
+    adata: AnnData,
+    *,
+    condition_features: pd.DataFrame,
+    condition_key: str = "condition",
+    control: Hashable,
+    methods: Mapping[str, Callable[[TargetHoldOut], Mapping[Any, Any]]] | None = None,
+    targets: Sequence[Hashable] | None = None,
+    n_folds: int | None = None,
+    group_key: str | None = None,
+    seeds: Sequence[int] = (0,),
+    layer: str | None = None,
+    counts: bool = True,
+    n_top_genes: int = 100,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    n_jobs: int | None = None,
+    progress_bar: bool = True,
+) -> pd.DataFrame:
+    """Hide conditions altogether, predict them from their descriptions, and score the predictions.
+
+    Where :func:`~trvae_scvi.benchmark.leave_one_group_out` asks what a group would do under a condition that others
+    were seen under, this asks what a condition would do that nobody was seen under. Some control cells are set aside,
+    which no method learns or predicts from, and real changes are measured against them.
+
+    Parameters
+    ----------
+    adata
+        Cells under the control and other conditions. Not changed.
+    condition_features
+        Descriptions of the conditions, as for :class:`~trvae_scvi.TRVAE`; 0 for the control.
+    condition_key, control
+        Column of `obs` with the conditions, and the one to predict from.
+    methods
+        Methods by name: callables that take a :class:`~trvae_scvi.benchmark.TargetHoldOut` and give predicted cells by
+        target, as an AnnData with counts (what `X` holds with ``counts=False``) or as an array that is log-normalised
+        already. `None` is ``{"trVAE": TRVAETargetMethod()}``.
+    targets
+        Conditions to hide. `None` takes all but the control that have at least 10 cells.
+    n_folds
+        Into how many parts targets are divided at random, each hidden at a time. `None` hides one target at a time, as
+        many trainings as there are targets.
+    group_key
+        Column of `obs` with groups of cells (cell types, species ...), each scored apart. `None`: all cells together.
+    seeds
+        Every method is run with each of them.
+    layer
+        The layer to read; `None` reads `X`.
+    counts
+        Whether the values are counts. ``False`` compares them as they are.
+    n_top_genes
+        Number of genes in the second gene set; all genes if there are fewer.
+    metrics
+        Names out of ``metrics.METRICS``.
+    n_jobs
+        Number of processes, as in :class:`joblib.Parallel`.
+    progress_bar
+        Whether to show one.
+
+    Returns
+    -------
+    One row per group, target, seed, method, gene set and metric with the columns `group` ("all" without groups),
+    `target`, `seed`, `method`, `genes`, `metric`, `value`, `std`, `skill`, `skill_std` and `note`, as in
+    :func:`~trvae_scvi.benchmark.leave_one_group_out`, whose summaries take it; 0 is the better of no change and of the
+    measured conditions' mean response. Beside the methods there are `TARGET_BASELINES`: the mean of the three nearest
+    descriptions, the linear fit of smallest norm (which adds up factors of combinations), a ridge regression and, for
+    doses, linear interpolation.
+
+    Raises
+    ------
+    KeyError
+        If a column or the layer is missing.
+    TypeError
+        If an argument has the wrong type.
+    ValueError
+        If the table lacks a condition or describes the control by anything but 0, values are no counts, a target is
+        unknown, `n_folds` is less than 2, or fewer than two conditions beside the control would be left.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata, features, _ = tv.datasets.simulate_conditions(n_cells=900, n_genes=50, n_conditions=12)
+    >>> methods = {"short": tv.benchmark.TRVAETargetMethod(train_kwargs={"max_epochs": 2})}
+    >>> table = tv.benchmark.leave_one_target_out(
+    ...     adata,
+    ...     condition_features=features,
+    ...     control="control",
+    ...     targets=["condition_1"],
+    ...     methods=methods,
+    ...     progress_bar=False,
+    ... )
+    >>> table["method"].unique().tolist()
+    ['short', 'no change', 'mean response', 'nearest conditions', 'linear', 'ridge', 'interpolation', 'noise ceiling']
+    """
+    methods = {"trVAE": TRVAETargetMethod()} if methods is None else dict(methods)
+    check_numbers(adata, seeds, None, n_top_genes, metrics)
+    cells = only_values(adata, layer)
+    check_values(cells, counts)
+    folds = _folds(cells, condition_features, condition_key, control, targets, n_folds)
+    scoring = {"n_top_genes": n_top_genes, "metrics": list(metrics)}
+    keys = {"condition_key": condition_key, "group_key": group_key, "source": control, "counts": counts}
+    jobs = [
+        delayed(_run)(cells, condition_features, fold, methods, [int(seed) for seed in seeds], keys, scoring)
+        for fold in folds
+    ]
+    results = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
+    shown = track(results, description="Holding out", total=len(jobs), disable=not progress_bar)
+    return pd.concat(shown, ignore_index=True)
+
+
+def _folds(
+    cells: AnnData,
+    table: pd.DataFrame,
+    condition_key: str,
+    control: Hashable,
+    targets: Sequence[Hashable] | None,
+    n_folds: int | None,
+) -> list[list[Any]]:
+    """Conditions that are hidden together."""
+    if condition_key not in cells.obs:
+        msg = f"`condition_key={condition_key!r}` not found in `adata.obs`; its columns are {list(cells.obs.columns)}."
+        raise KeyError(msg)
+    numbers = cells.obs[condition_key].value_counts()
+    conditions = in_order(cells.obs[condition_key])
+    ConditionFeatures.of(table).check(conditions)
+    if control not in conditions or table.loc[control].any():
+        msg = f"Expected `control` to be the condition whose features are all 0, found {control!r}."
+        raise ValueError(msg)
+    known = [name for name in conditions if name != control and numbers[name] >= MIN_CELLS]
+    asked = known if targets is None else list(targets)
+    unknown = [name for name in asked if name not in known]
+    if unknown or not asked:
+        msg = f"Expected `targets` among conditions with at least {MIN_CELLS} cells, {known}, found {unknown or asked}."
+        raise ValueError(msg)
+    if n_folds is None:
+        folds = [[name] for name in asked]
+    else:
+        check_integer("n_folds", n_folds, 2)
+        order = np.random.default_rng(0).permutation(len(asked))
+        folds = [[asked[i] for i in sorted(part)] for part in np.array_split(order, n_folds) if len(part)]
+    if len(conditions) - 1 - max(map(len, folds)) < 2:
+        msg = f"Expected two conditions or more besides the control to learn from, found {len(conditions) - 1} in all."
+        raise ValueError(msg)
+    return folds
+
+
+def _run(
+    cells: AnnData,
+    table: pd.DataFrame,
+    fold: list[Any],
+    methods: Mapping[str, Any],
+    seeds: Sequence[int],
+    keys: Mapping[str, Any],
+    scoring: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Hide the conditions of one fold, run all methods, and score them in every group."""
+    condition = cells.obs[keys["condition_key"]]
+    of_control = (condition == keys["source"]).to_numpy()
+    group = np.full(cells.n_obs, _ALL) if keys["group_key"] is None else cells.obs[keys["group_key"]].to_numpy()
+    aside = np.zeros(cells.n_obs, dtype=bool)
+    for name in pd.unique(group):
+        aside |= set_aside(of_control & (group == name), 0.3, 0)
+    hidden = condition.isin(fold).to_numpy()
+    seen = ~hidden & ~aside
+    training, control = cells[seen].copy(), cells[seen & of_control].copy()
+    predictions = {}
+    for name, method in methods.items():
+        for seed in seeds:
+            given = TargetHoldOut(
+                training.copy(), control.copy(), features=table.copy(), targets=list(fold), seed=seed, **keys
+            )
+            predictions[name, seed] = method(given)
+    given = TargetHoldOut(training, control, features=table, targets=list(fold), **keys)
+    frames = []
+    for name in pd.unique(group):
+        rows = group == name
+        apart = cells[aside & rows]
+        for target in fold:
+            real = cells[hidden & rows & (condition == target).to_numpy()]
+            if real.n_obs >= MIN_CELLS and (rows & seen & of_control).any():
+                split = rows[seen], rows[seen & of_control], real, apart
+                frames.append(_scored(given, predictions, target, *split, seeds[0], scoring).assign(group=name))
+    return pd.concat(frames, ignore_index=True)[_COLUMNS] if frames else pd.DataFrame(columns=_COLUMNS)
+
+
+def _scored(
+    given: TargetHoldOut,
+    predictions: Mapping[tuple[str, int], Mapping[Any, Any]],
+    target: Any,
+    in_training: np.ndarray,
+    in_control: np.ndarray,
+    real: AnnData,
+    apart: AnnData,
+    first_seed: int,
+    scoring: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Score all predictions of one target for one group, the baselines and the ceiling."""
+
+    def matrix(cells: AnnData) -> np.ndarray:
+        return comparison_matrix(cells, counts=given.counts)
+
+    measured, changes = changes_of(given, in_training)
+    source = matrix(given.control[in_control])
+    features = given.features.astype(float)
+    found = target_baselines(features.loc[measured].to_numpy(), changes, features.loc[target].to_numpy())
+    aside = matrix(apart) if apart.n_obs else None
+    scorer = Scorer(
+        matrix(real),
+        aside,
+        None if aside is None else source,
+        expected=found["mean response"],
+        n_cells=len(source),
+        **scoring,
+    )
+    frames = []
+    for (name, seed), by_target in predictions.items():
+        cells = by_target[target]
+        values = np.asarray(cells) if isinstance(cells, np.ndarray) else matrix(cells)
+        frames.append(scorer.score(values[in_control]).assign(method=name, seed=seed))
+    of_trivial = []
+    for name, change in found.items():
+        moved = source + change
+        moved = np.maximum(moved, 0.0) if given.counts else moved
+        if np.isnan(change).any():
+            table = scorer.score(source).assign(
+                value=np.nan, std=np.nan, note="conditions are no doses of one drug each"
+            )
+        else:
+            table = scorer.score(moved)
+        frames.append(table.assign(method=name, seed=first_seed))
+        if name in TRIVIAL:
+            of_trivial.append(table)
+    ceiling = scorer.ceiling()
+    frames.append(ceiling.assign(method=CEILING, seed=first_seed))
+    scored = []
+    for frame in frames:
+        skills = skill(frame, reference=of_trivial, ceiling=ceiling)
+        notes = frame["note"].where(frame["note"] != "", skills["note"].to_numpy())
+        scored.append(
+            frame.assign(skill=skills["skill"].to_numpy(), skill_std=skills["skill_std"].to_numpy(), note=notes)
+        )
+    return pd.concat(scored, ignore_index=True).assign(target=target)

@@ -1,0 +1,108 @@
+"""What is asked for by name: conditions that were measured, and those that are described alone."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trvae_scvi._arguments import plain_list
+from trvae_scvi._math._condition_process import ConditionProcess
+from trvae_scvi.data._condition_features import ConditionFeatures
+from trvae_scvi.data._designs import warn
+
+from ._curves import shifts_for
+from ._predictor import Predictor
+from ._request import target_codes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trvae_scvi.data._model import Model
+
+__all__ = ["Targets"]
+
+_LEAST_EXPLAINED = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Targets of a prediction, and what predicts them.
+
+    Attributes
+    ----------
+    predictor
+        Of measured conditions and of these.
+    codes
+        Codes to decode with, by name.
+    streams
+        Numbers of the streams of random draws, by name; they do not hang on what else is asked for.
+    sd
+        Of changes of means around the expected ones, `g`, for conditions that were not measured, by name.
+    notes
+        What a prediction is to say of them; nothing if all were measured.
+    """
+
+    predictor: Predictor
+    codes: dict[Any, int]
+    streams: dict[Any, int]
+    sd: dict[Any, np.ndarray]
+    notes: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: Model, target: str | Sequence[str]) -> Targets:
+        """Check the names asked for; a RuntimeError if the model is not trained, a ValueError for unknown targets."""
+        predictor = Predictor.of(model)
+        conditions = list(predictor.schema.conditions)
+        features = None if model.features_ is None else ConditionFeatures(**model.features_)
+        others = [] if features is None else [name for name in features.names if name not in conditions]
+        codes = target_codes(target, conditions, others)
+        asked = [name for name, code in codes.items() if code >= len(conditions)]
+        if features is None or not asked:
+            return cls(predictor, codes, codes, {}, {})
+        if model.process_ is None:
+            msg = (
+                f"{plain_list(asked)} were not measured, and the model has not learned how conditions differ by their "
+                "descriptions: it was trained from a data module, or cells of the control cannot be compared with "
+                "others. Train it on an AnnData."
+            )
+            raise ValueError(msg)
+        plain = dict(model.process_)
+        learned, control, curves = (plain.pop(name) for name in ("codes", "control", "curves"))
+        process = ConditionProcess(**plain)
+        found = process.predict(features.of_conditions(asked))
+        _warn(asked, found.described, process.share_described)
+        weights = np.zeros((len(asked), len(conditions)))
+        weights[:, learned] = found.weights
+        weights[:, control] = 1.0 - found.weights.sum(axis=1)
+        place = {name: i for i, name in enumerate(asked)}
+        own = {name: weights[place[name]] if name in place else np.eye(len(conditions))[codes[name]] for name in codes}
+        explained = [float(found.explained[place[name]]) if name in place else 1.0 for name in codes]
+        return cls(
+            predictor.describing(weights, control, shifts_for(found.effect, curves)),
+            {name: len(conditions) + place[name] if name in place else codes[name] for name in codes},
+            {name: zlib.crc32(str(name).encode()) if name in place else codes[name] for name in codes},
+            {name: found.sd[i] for name, i in place.items()},
+            {
+                "conditions": np.array([str(name) for name in conditions]),
+                "weights": np.stack(list(own.values())),
+                "explained": np.array(explained),
+            },
+        )
+
+
+def _warn(asked: list[Any], described: np.ndarray, share: float) -> None:
+    """Of what can only be the mean response."""
+    alone = [name for name, value in zip(plain_list(asked), described, strict=True) if value < _LEAST_EXPLAINED]
+    if share < _LEAST_EXPLAINED:
+        warn(
+            f"Descriptions explain {share:.0%} of what the measured conditions differ by: {plain_list(asked)} are "
+            "predicted to do what all of these do on average."
+        )
+    elif alone:
+        warn(
+            f"No measured condition is described like {alone}: they are predicted to do what all measured conditions "
+            "do on average."
+        )
