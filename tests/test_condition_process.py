@@ -84,6 +84,8 @@ def test_the_noise_of_the_control_is_no_response():
     features = rng.standard_normal((N_CONDITIONS, 3))
     found = fit_condition_process(features, effects).predict(rng.standard_normal((20, 3)))
     assert np.abs(found.effect).mean() < 0.3 * np.abs(control).mean()
+    # but known to be there
+    assert ((found.of_control + control) ** 2).mean() < 0.1 * (control**2).mean()
 
 
 def test_the_origin_is_the_control_and_what_is_far_from_all_is_the_mean_response():
@@ -139,3 +141,61 @@ def test_many_conditions_are_as_cheap_as_one_system_of_equations():
     process = fit_condition_process(features, effects)
     assert isinstance(process, ConditionProcess)
     assert process.share_described > 0.95
+
+
+# ---- what would mislead
+
+
+def sparse(explained, *, n_silent=0, seed=0, noise=0.1, control=0.1):
+    """As :func:`drawn`, with 5 % of the genes responding, and a control that is as noisy as the conditions."""
+    rng = np.random.default_rng(seed)
+    n_genes = 1000 + n_silent
+    features = rng.standard_normal((N_CONDITIONS + N_OTHERS, 5))
+    size = np.where(np.arange(n_genes) < 50, rng.standard_t(3, n_genes), 0.0)
+    true = np.sqrt(explained / 5) * features @ rng.standard_normal((5, n_genes))
+    true = (true + np.sqrt(1 - explained) * rng.standard_normal((len(features), n_genes))) * size
+    estimate = true[:N_CONDITIONS] + np.sqrt(noise) * rng.standard_normal((N_CONDITIONS, n_genes))
+    estimate -= np.sqrt(control) * rng.standard_normal(n_genes)
+    effects = Effects(estimate, np.full(estimate.shape, noise), np.full(n_genes, control), np.ones(n_genes, dtype=bool))
+    return features[:N_CONDITIONS], effects, features[N_CONDITIONS:], true[N_CONDITIONS:]
+
+
+@pytest.mark.parametrize("n_silent", [0, 10_000])
+@pytest.mark.parametrize("explained", [0.0, 1.0])
+def test_silent_genes_and_the_noise_of_the_control_are_no_response(n_silent, explained):
+    features, effects, others, true = sparse(explained, n_silent=n_silent)
+    process = fit_condition_process(features, effects)
+    assert process.share_described == pytest.approx(explained, abs=0.1)
+    assert process.variances[0] < 0.1 * process.variances.sum()
+    found = process.predict(others)
+    of_no_change = (true**2).mean()
+    assert ((found.effect - true) ** 2).mean() < (1.05 if explained == 0 else 0.1) * of_no_change
+    responds = np.argsort(-(true**2).mean(axis=0))[:25]
+    covered = np.abs(found.effect - true)[:, responds] < stats.norm.ppf(0.95) * found.sd[:, responds]
+    assert 0.82 < covered.mean()
+
+
+def test_a_condition_of_hardly_any_cells_does_not_rule_the_others():
+    features, effects, others, true = drawn(1.0)
+    factor = np.where(np.arange(N_CONDITIONS) == 0, 1000.0, 1.0)[:, None]
+    noisy = np.random.default_rng(1).standard_normal(N_GENES) * np.sqrt(100.0)
+    estimate = effects.estimate + np.where(factor > 1, noisy, 0.0)
+    worse = effects._replace(estimate=estimate, noise=effects.noise * factor)
+    plain, found = (fit_condition_process(features, e).predict(others) for e in (effects, worse))
+    error, usual = (((f.effect - true) ** 2).mean() for f in (found, plain))
+    assert error < 1.3 * usual
+
+
+def test_a_condition_unlike_all_others_does_not_ruin_them():
+    features, effects, others, true = drawn(1.0)
+    effects.estimate[0] += 30.0 * np.random.default_rng(1).standard_normal(N_GENES)
+    process = fit_condition_process(features, effects)
+    assert process.outlying[0] > 10.0 * np.delete(process.outlying, 0).max()
+    assert ((process.predict(others).effect - true) ** 2).mean() < 0.15 * (true**2).mean()
+
+
+def test_effects_of_nothing_are_nothing():
+    features, effects, others, _ = drawn(1.0)
+    nothing = effects._replace(estimate=np.zeros_like(effects.estimate))
+    found = fit_condition_process(features, nothing).predict(others)
+    assert np.abs(found.effect).max() < 1e-6

@@ -21,7 +21,12 @@ def test_the_control_stays_where_it_is_listed():
 
 @pytest.mark.parametrize(
     ("names", "error", "match"),
-    [("A+B", TypeError, "Write"), (["A", "A"], ValueError, "once"), (["A+A"], ValueError, "every factor once")],
+    [
+        ("A+B", TypeError, "Write"),
+        (["A", 1], TypeError, "as texts"),
+        (["A", "A"], ValueError, "once"),
+        (["A+A"], ValueError, "every factor once"),
+    ],
 )
 def test_combinations_that_cannot_be(names, error, match):
     with pytest.raises(error, match=match):
@@ -53,3 +58,10 @@ def test_doses_have_the_scale_of_their_drug():
 def test_doses_that_cannot_be(names, doses, match):
     with pytest.raises(ValueError, match=match):
         dose_features(names, doses)
+
+
+def test_doses_need_a_drug_and_a_list_of_names():
+    with pytest.raises(ValueError, match=r"found none for \['a'\]"):
+        dose_features(["c", "a"], [0, 1], drugs=["", np.nan])
+    with pytest.raises(TypeError, match="Write"):
+        dose_features("ab", [0, 1])

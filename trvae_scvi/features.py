@@ -35,7 +35,7 @@ def combination_features(names: Sequence[str], *, control: str, separator: str =
     Raises
     ------
     TypeError
-        If `names` is a text instead of a list of them.
+        If `names` is a text instead of a list of them, or names are no texts.
     ValueError
         If a name is there twice, or lists a factor twice.
 
@@ -48,9 +48,14 @@ def combination_features(names: Sequence[str], *, control: str, separator: str =
     if isinstance(names, str):
         msg = f"Expected `names` to be a list of conditions, found the text {names!r}. Write [{names!r}]."
         raise TypeError(msg)
+    names = list(names)
+    foreign = [name for name in [control, *names] if not isinstance(name, str)]
+    if foreign:
+        msg = f"Expected names of conditions as texts, found {plain_list(foreign)}."
+        raise TypeError(msg)
     known = list(dict.fromkeys([control, *names]))
     if len(known) < len(names) + (control not in names):
-        msg = f"Expected every condition once, found {plain_list(names)}."
+        msg = f"Expected every condition once, found {names}."
         raise ValueError(msg)
     sets = {name: factors_of(name, control, separator) for name in known}
     factors = sorted(frozenset().union(*sets.values()))
@@ -81,8 +86,10 @@ def dose_features(
 
     Raises
     ------
+    TypeError
+        If `names` is a text instead of a list of them.
     ValueError
-        If lengths differ, a name is there twice, or a dose is negative or not finite.
+        If lengths differ, a name is there twice, a dose is negative or not finite, or has no drug.
 
     Examples
     --------
@@ -91,6 +98,9 @@ def dose_features(
     >>> table["dose"].round(2).tolist()
     [0.0, 0.69, 2.4]
     """
+    if isinstance(names, str):
+        msg = f"Expected `names` to be a list of conditions, found the text {names!r}. Write [{names!r}]."
+        raise TypeError(msg)
     names, values = list(names), np.asarray(doses, dtype=np.float64)
     of_drug = ["dose"] * len(names) if drugs is None else list(drugs)
     if values.shape != (len(names),) or len(of_drug) != len(names) or len(set(names)) < len(names):
@@ -102,6 +112,10 @@ def dose_features(
     if not np.isfinite(values).all() or (values < 0).any():
         found = [name for name, value in zip(names, values, strict=True) if not (np.isfinite(value) and value >= 0)]
         msg = f"Expected doses from 0 on, found others for {plain_list(found)}."
+        raise ValueError(msg)
+    nameless = [name for name, drug, value in zip(names, of_drug, values, strict=True) if value > 0 and pd.isna(drug)]
+    if nameless:
+        msg = f"Expected a drug for every dose above 0, found none for {plain_list(nameless)}."
         raise ValueError(msg)
     columns = list(dict.fromkeys(drug for drug, value in zip(of_drug, values, strict=True) if value > 0))
     table = pd.DataFrame(0.0, index=pd.Index(names), columns=columns)

@@ -62,7 +62,8 @@ class MixedModel:
     n_labels
         Effective number of labels that a condition was compared in, `s`.
     estimate, noise
-        What `effect` would be without a prior, and its variance, `s x g`.
+        What `effect` would be without a prior, `s x g`, and the variance that is a condition's own: differences between
+        two conditions have the sum of both.
     """
 
     effect: np.ndarray
@@ -94,6 +95,8 @@ def fit_mixed_model(groups: GroupMeans) -> MixedModel:
         for all_of, values in zip((effect, noise, between, n_labels), found, strict=True):
             all_of[rows, genes] = values
     factor, variance = np.zeros_like(effect), np.zeros_like(effect)
+    with_between = np.where(there[..., None], groups.error + between[:, None], np.inf)
+    own_noise = 1.0 / np.maximum((1.0 / with_between).sum(axis=1), _TINY)
     for s in np.flatnonzero(rows):
         factor[s], variance[s] = shrinkage(effect[s], noise[s])
     estimate, effect = effect, factor * effect
@@ -106,7 +109,7 @@ def fit_mixed_model(groups: GroupMeans) -> MixedModel:
         np.concatenate(baseline, axis=-1) * unit,
         n_labels.mean(axis=-1),
         estimate * unit,
-        noise * unit**2,
+        own_noise * unit**2,
     )
 
 

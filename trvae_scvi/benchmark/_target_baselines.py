@@ -9,6 +9,8 @@ import numpy as np
 
 from trvae_scvi.metrics import comparison_matrix
 
+from ._holdout import MIN_CELLS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
@@ -31,8 +33,10 @@ class TargetHoldOut:
         All cells but those under the targets, less the control cells set aside. Values in ``X``.
     control
         The control cells to predict from; they are in `training`, too.
-    condition_key, group_key
-        Columns of `obs` with the conditions and, if there are any, with groups of cells.
+    condition_key
+        Column of `obs` with the conditions.
+    group_key
+        Column of `obs` with groups of cells; `None` if there are none.
     source
         Condition of `control`.
     targets
@@ -70,8 +74,11 @@ def changes_of(holdout: TargetHoldOut, rows: np.ndarray) -> tuple[list[Any], np.
         cells = holdout.training[rows & (condition == name).to_numpy()]
         return comparison_matrix(cells, counts=holdout.counts).mean(axis=0)
 
-    present = set(condition[rows])
-    measured = [name for name in holdout.features.index if name in present and name != holdout.source]
+    numbers = condition[rows].value_counts()
+    present = [name for name in holdout.features.index if numbers.get(name, 0) > 0 and name != holdout.source]
+    # every condition has the same weight, so that one of a few cells would add mostly noise
+    enough = [name for name in present if numbers[name] >= MIN_CELLS]
+    measured = enough if len(enough) > 1 else present
     base = mean(holdout.source)
     return measured, np.stack([mean(name) - base for name in measured])
 
@@ -107,16 +114,19 @@ def _linear(table: np.ndarray, changes: np.ndarray, asked: np.ndarray) -> np.nda
 
 
 def _ridge(table: np.ndarray, changes: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """On deviations from the mean response, which is where it ends with the largest penalty."""
+    centre, mean = table.mean(axis=0), changes.mean(axis=0)
+    table, asked, changes = table - centre, asked - centre, changes - mean
     gram = table @ table.T
-    unit = max(float(np.trace(gram)) / len(gram), 1e-12)
+    unit = float(np.trace(gram)) / len(gram) or 1.0
 
     def left_out(penalty: float) -> float:
-        hat = gram @ np.linalg.inv(gram + penalty * unit * np.eye(len(gram)))
+        hat = gram @ np.linalg.inv(gram + penalty * unit * np.eye(len(gram))) + 1.0 / len(gram)
         errors = (changes - hat @ changes) / np.maximum(1.0 - np.diag(hat), 1e-6)[:, None]
         return float((errors**2).mean())
 
     penalty = min(_PENALTIES, key=left_out)
-    return asked @ table.T @ np.linalg.solve(gram + penalty * unit * np.eye(len(gram)), changes)
+    return mean + asked @ table.T @ np.linalg.solve(gram + penalty * unit * np.eye(len(gram)), changes)
 
 
 def _interpolation(table: np.ndarray, changes: np.ndarray, asked: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from joblib import Parallel, delayed
 from scvi.utils import track
 
 from trvae_scvi._arguments import check_integer
+from trvae_scvi.data._columns import check_column
 from trvae_scvi.data._condition_features import ConditionFeatures
 from trvae_scvi.metrics import comparison_matrix, skill
 from trvae_scvi.metrics._scorer import DEFAULT_METRICS, Scorer
@@ -147,7 +148,8 @@ def leave_one_target_out(
         If an argument has the wrong type.
     ValueError
         If the table lacks a condition or describes the control by anything but 0, values are no counts, a target is
-        unknown, `n_folds` is less than 2, or fewer than two conditions beside the control would be left.
+        unknown or there twice, `n_folds` is less than 2, fewer than two conditions beside the control would be left, or
+        a method predicts other cells or targets than it is asked for.
 
     Examples
     --------
@@ -169,6 +171,8 @@ def leave_one_target_out(
     check_numbers(adata, seeds, None, n_top_genes, metrics)
     cells = only_values(adata, layer)
     check_values(cells, counts)
+    if group_key is not None:
+        check_column(cells, "group_key", group_key)
     folds = _folds(cells, condition_features, condition_key, control, targets, n_folds)
     scoring = {"n_top_genes": n_top_genes, "metrics": list(metrics)}
     keys = {"condition_key": condition_key, "group_key": group_key, "source": control, "counts": counts}
@@ -190,9 +194,7 @@ def _folds(
     n_folds: int | None,
 ) -> list[list[Any]]:
     """Conditions that are hidden together."""
-    if condition_key not in cells.obs:
-        msg = f"`condition_key={condition_key!r}` not found in `adata.obs`; its columns are {list(cells.obs.columns)}."
-        raise KeyError(msg)
+    check_column(cells, "condition_key", condition_key)
     numbers = cells.obs[condition_key].value_counts()
     conditions = in_order(cells.obs[condition_key])
     ConditionFeatures.of(table).check(conditions)
@@ -200,8 +202,11 @@ def _folds(
         msg = f"Expected `control` to be the condition whose features are all 0, found {control!r}."
         raise ValueError(msg)
     known = [name for name in conditions if name != control and numbers[name] >= MIN_CELLS]
-    asked = known if targets is None else list(targets)
+    asked = known if targets is None else [targets] if isinstance(targets, str) else list(targets)
     unknown = [name for name in asked if name not in known]
+    if len(set(asked)) < len(asked):
+        msg = f"Expected different `targets`, found {asked}."
+        raise ValueError(msg)
     if unknown or not asked:
         msg = f"Expected `targets` among conditions with at least {MIN_CELLS} cells, {known}, found {unknown or asked}."
         raise ValueError(msg)
@@ -242,7 +247,7 @@ def _run(
             given = TargetHoldOut(
                 training.copy(), control.copy(), features=table.copy(), targets=list(fold), seed=seed, **keys
             )
-            predictions[name, seed] = method(given)
+            predictions[name, seed] = _checked(name, method(given), fold, control)
     given = TargetHoldOut(training, control, features=table, targets=list(fold), **keys)
     frames = []
     for name in pd.unique(group):
@@ -254,6 +259,19 @@ def _run(
                 split = rows[seen], rows[seen & of_control], real, apart
                 frames.append(_scored(given, predictions, target, *split, seeds[0], scoring).assign(group=name))
     return pd.concat(frames, ignore_index=True)[_COLUMNS] if frames else pd.DataFrame(columns=_COLUMNS)
+
+
+def _checked(name: str, predicted: Any, fold: Sequence[Any], control: AnnData) -> Mapping[Any, Any]:
+    """Predictions of a method, if there is one of every cell for every target."""
+    if not isinstance(predicted, Mapping) or not set(fold) <= set(predicted):
+        found = list(predicted) if isinstance(predicted, Mapping) else type(predicted).__name__
+        msg = f"Expected {name!r} to give predicted cells for each of {list(fold)}, found {found}."
+        raise ValueError(msg)
+    for target in fold:
+        if predicted[target].shape != control.shape:
+            msg = f"Expected {name!r} to predict {control.shape} cells and genes, found {predicted[target].shape}."
+            raise ValueError(msg)
+    return predicted
 
 
 def _scored(

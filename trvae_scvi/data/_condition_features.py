@@ -10,12 +10,15 @@ import pandas as pd
 
 from trvae_scvi._arguments import plain_list
 
+from ._designs import warn
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["ConditionFeatures"]
 
 _SHOWN = 5
+_UNEQUAL = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,20 +52,24 @@ class ConditionFeatures:
             msg = f"Expected `condition_features` with a row and a column at least, found shape {table.shape}."
             raise ValueError(msg)
         names = table.index
+        if isinstance(names, pd.MultiIndex):
+            msg = "Expected names of conditions as index of `condition_features`, found a MultiIndex. Join its levels."
+            raise TypeError(msg)
         if names.hasnans or not names.is_unique:
             twice = plain_list(names[names.duplicated()].unique())[:_SHOWN]
             found = f"{twice} more than once" if twice else "a missing name"
             msg = f"Expected every condition once in the index of `condition_features`, found {found}."
             raise ValueError(msg)
-        kinds = [pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype) for dtype in table.dtypes]
+        types = pd.api.types
+        kinds = [types.is_numeric_dtype(kind) and not types.is_complex_dtype(kind) for kind in table.dtypes]
         foreign = [str(name) for name, is_number in zip(table.columns, kinds, strict=True) if not is_number]
         if foreign:
             msg = (
                 f"Expected columns of numbers in `condition_features`, found others: {foreign[:_SHOWN]}. "
-                "`pandas.get_dummies` turns categories into columns of 0 and 1."
+                "`table.astype(float)` makes numbers of texts, `pandas.get_dummies` columns of 0 and 1 of categories."
             )
             raise TypeError(msg)
-        values = table.to_numpy(dtype=np.float64, na_value=np.nan)
+        values = np.array(table.to_numpy(dtype=np.float64, na_value=np.nan))  # the caller's own table may change
         finite = np.isfinite(values).all(axis=1)
         if not finite.all():
             rows = plain_list(names[~finite])[:_SHOWN]
@@ -71,7 +78,15 @@ class ConditionFeatures:
         return cls(plain_list(names), [str(name) for name in table.columns], values)
 
     def check(self, conditions: Sequence[Any]) -> None:
-        """Raise a ValueError unless all conditions are described, and exactly one of them by 0 alone: the control."""
+        """Raise a ValueError unless all conditions are described, and exactly one of them by 0 alone: the control.
+
+        Warns where one column rules all distances.
+        """
+        if "all" in self.names and "all" not in list(conditions):
+            msg = (
+                "A condition that was not measured cannot be named 'all', which asks for all measured ones. Rename it."
+            )
+            raise ValueError(msg)
         missing = [name for name in plain_list(conditions) if name not in self.names]
         if missing:
             msg = (
@@ -84,10 +99,23 @@ class ConditionFeatures:
             found = f"{len(origin)}: {origin[:_SHOWN]}" if origin else "none"
             msg = (
                 "Expected one condition whose `condition_features` are all 0, the control that descriptions are "
-                f"relative to, found {found}. Subtract the control's row from all, and give others what tells them "
+                f"relative to, found {found}. Subtract the control's row from all, and give others what sets them "
                 "apart."
             )
             raise ValueError(msg)
+        self._warn_of_scales()
+
+    def _warn_of_scales(self) -> None:
+        largest = np.abs(self.values).max()
+        scales = np.sqrt(((self.values / largest) ** 2).mean(axis=0))
+        scales = scales[scales > 0]
+        if len(scales) > 1 and scales.max() > _UNEQUAL * np.median(scales):
+            column = self.columns[int(np.argmax(np.abs(self.values).max(axis=0)))]
+            warn(
+                f"Columns of `condition_features` differ in scale: {column!r} is over {_UNEQUAL} times as large as "
+                "most others and rules how alike conditions are. Bring them to one scale, or take logarithms of doses "
+                "with `features.dose_features`."
+            )
 
     def of_conditions(self, names: Sequence[Any]) -> np.ndarray:
         """Rows of these conditions."""

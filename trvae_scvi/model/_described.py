@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from trvae_scvi.data._condition_features import ConditionFeatures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import pandas as pd
 
     from trvae_scvi.module._options import ModelOptions
 
@@ -39,7 +39,8 @@ def described(
         )
         raise ValueError(msg)
     if isinstance(given, dict) and set(given) == {"names", "columns", "values"}:
-        return given
+        saved = pd.DataFrame(given["values"], index=given["names"], columns=given["columns"])
+        return ConditionFeatures.of(saved).plain()
     features = ConditionFeatures.of(given)
     features.check(conditions)
     return features.plain()

@@ -60,7 +60,9 @@ class PerturbationMixin(BaseModelClass):
             (opened with ``backed="r"``, or made with :func:`anndata.io.sparse_dataset`), a view of one included, no
             more than a minibatch is read at a time, after one pass in pieces that checks the values.
         target
-            Condition to predict, a list of different conditions, or ``"all"``.
+            Condition to predict, a list of different conditions, or ``"all"`` that were measured. One that was not has
+            to be described by `condition_features`: ``uns["trvae"]`` then also holds the `weights` of the measured
+            `conditions` and the share of the prior variance that they have `explained`.
         source
             Use only the cells of this condition. ``None`` uses all, each with its own condition.
         indices
@@ -182,7 +184,8 @@ class PerturbationMixin(BaseModelClass):
         with the means of predicted and given cells, the variance of the predicted ones, the normal quantile
         `q` and the model's error `a`, `b`. By default that is calibrated for ``level=0.9`` and a cell type
         whose response was not measured, on three types and 2,000 genes of one data set. On four other types
-        it covered 87 to 92 % of all genes and 79 to 92 % of the 100 most responsive ones. On other data
+        it covered 87 to 92 % of all genes and 79 to 92 % of the 100 most responsive ones. Of a condition that was not
+        measured the variance that its description leaves open is added under the root. On other data
         :func:`~trvae_scvi.benchmark.calibrate_intervals` finds it from the types whose response was measured.
 
         Parameters

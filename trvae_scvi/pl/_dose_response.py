@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ._panels import panel_axes, unique_names
 from ._style import AS_IS, OKABE_ITO, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
     from matplotlib.axes import Axes
@@ -63,13 +64,15 @@ def dose_response_frame(
     ------
     RuntimeError
         If the model is not trained.
+    TypeError
+        If `doses` is no mapping.
     ValueError
         If a gene or a condition is unknown, a dose is negative or not finite, or none is above 0.
 
     Warns
     -----
     UserWarning
-        If doses are larger than all measured ones.
+        If conditions are described by larger doses than all measured ones.
 
     Examples
     --------
@@ -84,9 +87,12 @@ def dose_response_frame(
     [True, False, True]
     """
     names = unique_names(genes, "genes")
+    if not isinstance(doses, Mapping):
+        msg = f"Expected `doses` to map conditions to doses, found a {type(doses).__name__}."
+        raise TypeError(msg)
     values = {condition: float(dose) for condition, dose in doses.items() if condition != source}
     wrong = [condition for condition, dose in values.items() if not (np.isfinite(dose) and dose >= 0)]
-    if wrong or not values:
+    if wrong or not any(dose > 0 for dose in values.values()):
         msg = f"Expected `doses` to map conditions to doses from 0 on, found {wrong or dict(doses)}."
         raise ValueError(msg)
     effect = model.get_perturbation_effect(
@@ -98,7 +104,7 @@ def dose_response_frame(
         raise ValueError(msg)
     observed = _observed(model, list(values), source)
     measured = set(model.get_state_registry("batch").categorical_mapping)
-    _warn_of_extrapolation(values, measured)
+    _warn_of_extrapolation(model, list(values), measured)
     table = effect[effect["variable"].isin(names)].rename(columns={"variable": "gene", "target": "condition"})
     table["dose"] = table["condition"].map(values).astype(float)
     table["is_measured"] = table["condition"].isin(measured)
@@ -130,11 +136,15 @@ def _observed(model: TRVAE, conditions: Sequence[str], source: str) -> dict[str,
     return {condition: pd.Series(means(condition) - base, index=adata.var_names) for condition in there}
 
 
-def _warn_of_extrapolation(doses: Mapping[str, float], measured: set[str]) -> None:
-    most = max((dose for condition, dose in doses.items() if condition in measured), default=None)
-    beyond = [condition for condition, dose in doses.items() if most is not None and dose > most]
+def _warn_of_extrapolation(model: TRVAE, conditions: Sequence[str], measured: set[str]) -> None:
+    """Of conditions that are described by more of something than any that was measured."""
+    if model.features_ is None:
+        return
+    table = pd.DataFrame(model.features_["values"], index=model.features_["names"])
+    known = table.loc[table.index.isin(list(measured))]
+    beyond = [name for name in conditions if name not in measured and (table.loc[name] > known.max()).any()]
     if beyond:
-        warn(f"The doses of {beyond} are larger than all measured ones ({most:g}): nothing tells what happens there.")
+        warn(f"{beyond} are described by larger doses than all measured conditions: nothing tells what happens there.")
 
 
 def dose_response(
@@ -165,7 +175,7 @@ def dose_response(
 
     Raises
     ------
-    RuntimeError, ValueError
+    RuntimeError, TypeError, ValueError
         As :func:`~trvae_scvi.pl.dose_response_frame`, or if the number of axes is not that of the genes.
 
     Examples

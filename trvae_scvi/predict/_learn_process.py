@@ -36,7 +36,7 @@ def learn_process(model: Model) -> dict[str, Any] | None:
     Returns
     -------
     Plain values that can be saved: the arguments of :class:`~trvae_scvi._math._condition_process.ConditionProcess`, and
-    besides `codes` of its conditions and of the `control`, and `curves`, see :mod:`._curves`. ``None`` without
+    besides `codes` of its conditions and of the `control`, and what :mod:`._curves` needs. ``None`` without
     descriptions, or where nothing can be compared with the control.
     """
     if model.features_ is None:
@@ -67,7 +67,7 @@ def learn_process(model: Model) -> dict[str, Any] | None:
     of_control = (adata.obs[schema.condition_key] == schema.conditions[control]).to_numpy()
     rows = np.sort(np.random.default_rng(0).permutation(np.flatnonzero(of_control))[:_CELLS])
     curves = response_curves(predictor, AnnDataCells(adata, rows, schema))
-    return {"codes": codes, "control": control, "curves": curves, **vars(process)}
+    return {"codes": codes, "control": control, **curves, **vars(process)}
 
 
 def _totals(groups: GroupMeans) -> np.ndarray:

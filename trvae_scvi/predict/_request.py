@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Request", "as_list", "target_codes"]
 
+_SHOWN = 10
+
 
 @dataclass(frozen=True)
 class Request:
@@ -123,7 +125,8 @@ def target_codes(
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         asked = plain_list(unknown or names)
-        others = f", or among those described alone, {plain_list(described)}" if len(described) else ""
+        more = f" and {len(described) - _SHOWN} more" if len(described) > _SHOWN else ""
+        others = f", or among those described alone, {plain_list(described)[:_SHOWN]}{more}" if len(described) else ""
         msg = f"Expected `target` among the conditions {plain_list(measured)} (or 'all'){others}, found {asked}."
         raise ValueError(msg)
     if len(set(names)) < len(names):

@@ -65,15 +65,20 @@ class Targets:
         if model.process_ is None:
             msg = (
                 f"{plain_list(asked)} were not measured, and the model has not learned how conditions differ by their "
-                "descriptions: it was trained from a data module, or cells of the control cannot be compared with "
-                "others. Train it on an AnnData."
+                "descriptions: its training was cut short or from a data module, or no label connects the control with "
+                "other conditions. Call `train()` again, on an AnnData."
             )
             raise ValueError(msg)
         plain = dict(model.process_)
-        learned, control, curves = (plain.pop(name) for name in ("codes", "control", "curves"))
+        learned, control, curves, shares = (plain.pop(name) for name in ("codes", "control", "curves", "shares"))
         process = ConditionProcess(**plain)
         found = process.predict(features.of_conditions(asked))
         _warn(asked, found.described, process.share_described)
+        # cells of the control have its noise, which others have not
+        is_other = np.any(features.of_conditions(asked) != 0.0, axis=1, keepdims=True)
+        wanted = found.effect + np.where(is_other, found.of_control, 0.0)
+        shifts, made = shifts_for(wanted, curves, shares)
+        sd = np.hypot(found.sd, made - wanted)  # what cannot be had is not known to be otherwise
         weights = np.zeros((len(asked), len(conditions)))
         weights[:, learned] = found.weights
         weights[:, control] = 1.0 - found.weights.sum(axis=1)
@@ -81,10 +86,10 @@ class Targets:
         own = {name: weights[place[name]] if name in place else np.eye(len(conditions))[codes[name]] for name in codes}
         explained = [float(found.explained[place[name]]) if name in place else 1.0 for name in codes]
         return cls(
-            predictor.describing(weights, control, shifts_for(found.effect, curves)),
+            predictor.describing(weights, control, shifts),
             {name: len(conditions) + place[name] if name in place else codes[name] for name in codes},
             {name: zlib.crc32(str(name).encode()) if name in place else codes[name] for name in codes},
-            {name: found.sd[i] for name, i in place.items()},
+            {name: sd[i] for name, i in place.items()},
             {
                 "conditions": np.array([str(name) for name in conditions]),
                 "weights": np.stack(list(own.values())),
