@@ -23,10 +23,10 @@ from files import data_file
 from kang import HERE, markdown
 
 import trvae_scvi as tv
+from trvae_scvi.benchmark import TARGET_BASELINES
 from trvae_scvi.metrics import comparison_matrix, noise_ceiling, score_arrays
 
 SINGLE = ["KLF1", "MAP2K6", "MAP2K3", "TGFBR2", "MAPK1", "SLC38A2", "SGK1"]
-PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 DAYS = {"early_d0-1": 0.0, "mid_d3": 3.0, "late_d5-9": 7.0}
 
 
@@ -64,29 +64,10 @@ def baselines(training: anndata.AnnData, case: Case, control: np.ndarray, own: n
     measured = [condition for condition in means if condition != case.control]
     changes = np.stack([means[condition] - means[case.control] for condition in measured])
     table, asked = case.features.loc[measured].to_numpy(), case.features.loc[name].to_numpy()
-    nearest = np.argsort(((table - asked) ** 2).sum(axis=1), kind="stable")[:3]
-    moves = {
-        "no change": 0.0,
-        "mean response": changes.mean(axis=0),
-        "nearest three": changes[nearest].mean(axis=0),
-        "linear": np.linalg.pinv(table).T @ asked @ changes,
-        "ridge": ridge(table, changes, asked),
-    }
-    if case.group_key is not None:  # the only measured condition besides the control
-        moves = {"no change": 0.0, "late change": changes[0], "half of the late change": 0.5 * changes[0]}
-    return {method: np.maximum(control + move, 0.0) for method, move in moves.items()}
-
-
-def ridge(table: np.ndarray, changes: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """A linear change, its penalty chosen by leaving every measured condition out in turn."""
-
-    def error(penalty: float) -> float:
-        hat = table @ np.linalg.solve(table.T @ table + penalty * np.eye(table.shape[1]), table.T)
-        left_out = (changes - hat @ changes) / (1.0 - np.diag(hat))[:, None]
-        return float((left_out**2).mean())
-
-    penalty = min(PENALTIES, key=error)
-    return asked @ np.linalg.solve(table.T @ table + penalty * np.eye(table.shape[1]), table.T @ changes)
+    moves = {method: function(table, changes, asked) for method, function in TARGET_BASELINES.items()}
+    if len(measured) == 1:
+        moves["half of the only response"] = 0.5 * changes[0]
+    return {method: np.maximum(control + move, 0.0) for method, move in moves.items() if np.isfinite(move).all()}
 
 
 def score(case: Case, seed: int) -> pd.DataFrame:
@@ -131,13 +112,18 @@ def main() -> None:
     chosen = [case for case in cases() if case.title in arguments.titles]
     table = pd.concat([score(case, seed) for case in chosen for seed in arguments.seeds], ignore_index=True)
     path = HERE / "results" / "descriptions.csv"
+    if path.exists():  # what was scored before and is not asked for now
+        kept = pd.read_csv(path)
+        table = pd.concat([kept[~kept["title"].isin(arguments.titles)], table], ignore_index=True)
     columns = ["title", "group", "condition", "seed", "method", "genes", "metric", "value"]
     table[columns].to_csv(path, index=False, float_format="%.5g")
     parts = []
     for (title, genes), rows in table.groupby(["title", "genes"], sort=False):
-        n = len(rows[["group", "condition"]].drop_duplicates())
+        n, n_seeds = len(rows[["group", "condition"]].drop_duplicates()), rows["seed"].nunique()
         values = rows.groupby(["method", "metric"], sort=False)["value"].mean().unstack("metric")
-        parts.append(f"{title}, {genes} genes, mean over {n} and {len(arguments.seeds)} seeds\n\n{markdown(values)}")
+        values = values.dropna(axis="columns", how="all")
+        seeds = f"{n_seeds} seed{'s' if n_seeds > 1 else ''}"
+        parts.append(f"{title}, {genes} genes, mean over {n} and {seeds}\n\n{markdown(values)}")
         print(title, genes, values.round(4).to_string(), sep="\n", flush=True)
     path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
 

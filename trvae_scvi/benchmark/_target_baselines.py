@@ -114,19 +114,26 @@ def _linear(table: np.ndarray, changes: np.ndarray, asked: np.ndarray) -> np.nda
 
 
 def _ridge(table: np.ndarray, changes: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """On deviations from the mean response, which is where it ends with the largest penalty."""
-    centre, mean = table.mean(axis=0), changes.mean(axis=0)
-    table, asked, changes = table - centre, asked - centre, changes - mean
+    """From the mean response or from no change, with a penalty: what predicts left-out conditions best."""
+    centred = table - table.mean(axis=0), changes - changes.mean(axis=0), asked - table.mean(axis=0)
+    fits = [
+        *(_penalised(table, changes, asked, penalty, 0.0) for penalty in _PENALTIES),
+        *(_penalised(*centred, penalty, 1.0 / len(table)) for penalty in _PENALTIES),
+    ]
+    best = int(np.argmin([error for error, _ in fits]))
+    return fits[best][1] + (changes.mean(axis=0) if best >= len(_PENALTIES) else 0.0)
+
+
+def _penalised(
+    table: np.ndarray, changes: np.ndarray, asked: np.ndarray, penalty: float, of_mean: float
+) -> tuple[float, np.ndarray]:
+    """Squared error of conditions left out in turn, and the prediction; `of_mean` is their share in a fitted mean."""
     gram = table @ table.T
     unit = float(np.trace(gram)) / len(gram) or 1.0
-
-    def left_out(penalty: float) -> float:
-        hat = gram @ np.linalg.inv(gram + penalty * unit * np.eye(len(gram))) + 1.0 / len(gram)
-        errors = (changes - hat @ changes) / np.maximum(1.0 - np.diag(hat), 1e-6)[:, None]
-        return float((errors**2).mean())
-
-    penalty = min(_PENALTIES, key=left_out)
-    return mean + asked @ table.T @ np.linalg.solve(gram + penalty * unit * np.eye(len(gram)), changes)
+    inverse = np.linalg.inv(gram + penalty * unit * np.eye(len(gram)))
+    hat = gram @ inverse
+    errors = (changes - hat @ changes) / np.maximum(1.0 - np.diag(hat) - of_mean, 1e-6)[:, None]
+    return float((errors**2).mean()), asked @ table.T @ inverse @ changes
 
 
 def _interpolation(table: np.ndarray, changes: np.ndarray, asked: np.ndarray) -> np.ndarray:
