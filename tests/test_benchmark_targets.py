@@ -144,7 +144,7 @@ def test_ridge_starts_from_what_all_conditions_share():
 
 
 def test_conditions_of_a_few_cells_do_not_count_in_the_baselines(simulated):
-    rows = simulated.adata.obs["condition"].ne("condition_5").to_numpy()
+    rows = simulated.adata.obs["condition"].ne("condition_5").to_numpy(copy=True)
     rows[np.flatnonzero(~rows)[:2]] = True
     few = simulated.adata[rows]
     without = few[few.obs["condition"].ne("condition_5").to_numpy()]
