@@ -136,6 +136,12 @@ class PerturbationMixin(BaseModelClass):
         FileNotFoundError
             If the folder of `out` is missing.
 
+        Warns
+        -----
+        UserWarning
+            If descriptions tell so little of a condition that was not measured that it is predicted to do what the
+            measured ones do on average.
+
         Examples
         --------
         >>> prediction = model.predict_perturbation(adata, source="control", target="stimulated", method="mean")
@@ -234,7 +240,8 @@ class PerturbationMixin(BaseModelClass):
         Warns
         -----
         UserWarning
-            If some of the cells were measured under a target: they count as unchanged in their group's mean.
+            If some of the cells were measured under a target: they count as unchanged in their group's mean. As
+            :meth:`predict_perturbation` does.
 
         Examples
         --------
