@@ -166,7 +166,7 @@ def test_intervals_cover_unmeasured_conditions(described, simulated, control):
         truth = simulated.truth[(simulated.truth.obs["condition"] == name).to_numpy()]
         real = comparison_matrix(truth[~half]).mean(axis=0) - comparison_matrix(control[half]).mean(axis=0)
         covered.append(((rows["change_lower"] <= real) & (real <= rows["change_upper"])).mean())
-    # a small network trained for a short time; with the defaults it is 89 to 91 %
+    # a small network trained for a short time
     assert 0.8 < np.mean(covered) < 0.97
 
 

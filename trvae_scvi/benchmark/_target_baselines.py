@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-__all__ = ["TARGET_BASELINES", "TargetHoldOut", "changes_of", "target_baselines"]
+__all__ = ["TARGET_BASELINES", "TargetHoldOut", "changes_of"]
 
 _NEAREST = 3
 _PENALTIES = 10.0 ** np.arange(-3.0, 4.0)
@@ -51,8 +51,19 @@ class TargetHoldOut:
     Examples
     --------
     >>> import trvae_scvi as tv
-    >>> tv.benchmark.TargetHoldOut.__dataclass_fields__["targets"].name
-    'targets'
+    >>> adata, features, _ = tv.datasets.simulate_conditions(n_cells=900, n_genes=50, n_conditions=12)
+    >>> def unchanged(holdout):
+    ...     return {target: holdout.control for target in holdout.targets}
+    >>> table = tv.benchmark.leave_one_target_out(
+    ...     adata,
+    ...     condition_features=features,
+    ...     control="control",
+    ...     targets=["condition_1"],
+    ...     methods={"unchanged": unchanged},
+    ...     progress_bar=False,
+    ... )
+    >>> table["method"].iloc[0]
+    'unchanged'
     """
 
     training: AnnData
@@ -81,19 +92,6 @@ def changes_of(holdout: TargetHoldOut, rows: np.ndarray) -> tuple[list[Any], np.
     measured = enough if len(enough) > 1 else present
     base = mean(holdout.source)
     return measured, np.stack([mean(name) - base for name in measured])
-
-
-def target_baselines(table: np.ndarray, changes: np.ndarray, asked: np.ndarray) -> dict[str, np.ndarray]:
-    """Changes under a condition that was not measured, `d`, by name.
-
-    Parameters
-    ----------
-    table, changes
-        Descriptions (`s x p`) and changes (`s x d`) of the measured conditions.
-    asked
-        Description of the one to predict.
-    """
-    return {name: function(table, changes, asked) for name, function in TARGET_BASELINES.items()}
 
 
 def _no_change(table: np.ndarray, changes: np.ndarray, asked: np.ndarray) -> np.ndarray:
@@ -151,8 +149,9 @@ def _interpolation(table: np.ndarray, changes: np.ndarray, asked: np.ndarray) ->
     return (1.0 - share) * values[low] + share * values[high]
 
 
-#: Changes without a network by name, in the order of the tables. "linear" is the additive prediction of combinations,
-#: "interpolation" has a value where conditions are doses of one drug each.
+#: Changes under a condition that was not measured (`d`) by name, in the order of the tables: functions of descriptions
+#: (`s x p`) and changes (`s x d`) of the measured conditions and of the description asked for (`p`). "linear" is the
+#: additive prediction of combinations, "interpolation" has a value where conditions are doses of one drug each.
 TARGET_BASELINES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "no change": _no_change,
     "mean response": _mean_response,

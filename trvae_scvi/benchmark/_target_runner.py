@@ -22,7 +22,7 @@ from ._comparison import CEILING
 from ._holdout import MIN_CELLS, in_order, only_values, set_aside
 from ._methods import private, seeded
 from ._runner import check_numbers, check_values
-from ._target_baselines import TargetHoldOut, changes_of, target_baselines
+from ._target_baselines import TARGET_BASELINES, TargetHoldOut, changes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -293,7 +293,8 @@ def _scored(
     measured, changes = changes_of(given, in_training)
     source = matrix(given.control[in_control])
     features = given.features.astype(float)
-    found = target_baselines(features.loc[measured].to_numpy(), changes, features.loc[target].to_numpy())
+    known, asked = features.loc[measured].to_numpy(), features.loc[target].to_numpy()
+    found = {name: function(known, changes, asked) for name, function in TARGET_BASELINES.items()}
     aside = matrix(apart) if apart.n_obs else None
     scorer = Scorer(
         matrix(real),

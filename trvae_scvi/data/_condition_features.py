@@ -87,14 +87,16 @@ class ConditionFeatures:
                 "A condition that was not measured cannot be named 'all', which asks for all measured ones. Rename it."
             )
             raise ValueError(msg)
-        missing = [name for name in plain_list(conditions) if name not in self.names]
+        known = set(self.names)
+        missing = [name for name in plain_list(conditions) if name not in known]
         if missing:
             msg = (
                 f"Expected a row of `condition_features` for every condition, found none for {missing[:_SHOWN]}. "
                 f"Its index has {self.names[:_SHOWN]}."
             )
             raise ValueError(msg)
-        origin = [name for name in plain_list(conditions) if not self.of_conditions([name]).any()]
+        names = plain_list(conditions)
+        origin = [name for name, row in zip(names, self.of_conditions(names), strict=True) if not row.any()]
         if len(origin) != 1:
             found = f"{len(origin)}: {origin[:_SHOWN]}" if origin else "none"
             msg = (

@@ -88,8 +88,7 @@ def shifts_for(
     if curves is None:
         return changes, changes
     found, slopes = np.zeros_like(changes), np.gradient(curves.astype(np.float64), _SHIFTS, axis=0)
-    genes = range(changes.shape[1])
-    for g in genes:
+    for g in range(changes.shape[1]):
         found[:, g] = np.interp(changes[:, g], curves[:, g], _SHIFTS)
     found = np.where(changes == 0.0, 0.0, found)
     for t in np.flatnonzero(changes.any(axis=1)) if shares is not None else ():
@@ -98,9 +97,16 @@ def shifts_for(
             part = shares * np.exp(shifts)
             if abs(part.sum() - 1.0) < _CLOSE:
                 break
-            slope = np.array([np.interp(shifts[g], _SHIFTS, slopes[:, g]) for g in genes])
-            direction = part / (slope**2 + _FLAT**2)
+            direction = part / (_at(shifts, slopes) ** 2 + _FLAT**2)
             step = (part.sum() - 1.0) / (part @ direction) * direction
             shifts -= np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
-    made = np.stack([np.interp(found[:, g], _SHIFTS, curves[:, g]) for g in genes], axis=1)
-    return found, made
+    return found, np.stack([_at(shifts, curves) for shifts in found])
+
+
+def _at(shifts: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Values of every gene at a shift of its own, `g`, between those of a table, `shifts x g`."""
+    shifts = np.clip(shifts, _SHIFTS[0], _SHIFTS[-1])
+    right = np.clip(np.searchsorted(_SHIFTS, shifts), 1, len(_SHIFTS) - 1)
+    share = (shifts - _SHIFTS[right - 1]) / (_SHIFTS[right] - _SHIFTS[right - 1])
+    genes = np.arange(len(shifts))
+    return (1.0 - share) * table[right - 1, genes] + share * table[right, genes]
