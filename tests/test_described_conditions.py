@@ -170,6 +170,22 @@ def test_intervals_cover_unmeasured_conditions(described, simulated, control):
     assert 0.8 < np.mean(covered) < 0.97
 
 
+def test_a_change_holds_nothing_of_what_the_control_is_off_by(described, simulated, control):
+    """Predicted cells do, as others under the target have another sampling noise than the control."""
+    names = unmeasured(simulated)
+    table = described.get_perturbation_effect(control, target=names, groupby="condition")
+    cells, own = described.predict_perturbation(control, target=names), comparison_matrix(control).mean(axis=0)
+    of_change, of_cells = [], []
+    for name in names:
+        # what these very cells do
+        truth = simulated.truth[(simulated.truth.obs["condition"] == name).to_numpy()]
+        real = comparison_matrix(truth).mean(axis=0) - own
+        predicted = comparison_matrix(cells[(cells.obs["condition"] == name).to_numpy()]).mean(axis=0) - own
+        of_change.append(((table.loc[table["target"] == name, "change"].to_numpy() - real) ** 2).mean())
+        of_cells.append(((predicted - real) ** 2).mean())
+    assert np.mean(of_change) < 0.8 * np.mean(of_cells)
+
+
 # ---- warnings
 
 

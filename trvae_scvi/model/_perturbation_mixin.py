@@ -190,9 +190,12 @@ class PerturbationMixin(BaseModelClass):
         with the means of predicted and given cells, the variance of the predicted ones, the normal quantile
         `q` and the model's error `a`, `b`. By default that is calibrated for ``level=0.9`` and a cell type
         whose response was not measured, on three types and 2,000 genes of one data set. On four other types
-        it covered 87 to 92 % of all genes and 79 to 92 % of the 100 most responsive ones. Of a condition that was not
-        measured the variance that its description leaves open is added under the root. On other data
+        it covered 87 to 92 % of all genes and 79 to 92 % of the 100 most responsive ones. On other data
         :func:`~trvae_scvi.benchmark.calibrate_intervals` finds it from the types whose response was measured.
+
+        Of a condition that was not measured the variance that its description leaves open is added under the root, and
+        the change is that of the condition alone: :meth:`predict_perturbation` also takes back what the means of the
+        measured control cells are expected to be off by, as far as all other conditions tell.
 
         Parameters
         ----------
@@ -253,7 +256,7 @@ class PerturbationMixin(BaseModelClass):
         """
         check_number("level", level, positive=True, below=1.0)
         check_number("pseudocount", pseudocount, positive=True)
-        targets = Targets.of(self, target)
+        targets = Targets.of(self, target, as_change=True)
         predictor = targets.predictor
         error = model_error_of(model_error, counts=predictor.module.likelihood.models_counts)
         cells = predictor.cells(adata, indices=indices, source=source, batch_size=batch_size, dataloader=dataloader)

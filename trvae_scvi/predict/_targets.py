@@ -52,8 +52,12 @@ class Targets:
     notes: dict[str, Any]
 
     @classmethod
-    def of(cls, model: Model, target: str | Sequence[str]) -> Targets:
-        """Check the names asked for; a RuntimeError if the model is not trained, a ValueError for unknown targets."""
+    def of(cls, model: Model, target: str | Sequence[str], *, as_change: bool = False) -> Targets:
+        """Check the names asked for; a RuntimeError if the model is not trained, a ValueError for unknown targets.
+
+        Predicted cells are to be like other cells under the target, so that they also lose what the control they start
+        from is expected to be off by. That is no part of what a condition changes, which `as_change` asks for.
+        """
         predictor = Predictor.of(model)
         conditions = list(predictor.schema.conditions)
         features = None if model.features_ is None else ConditionFeatures(**model.features_)
@@ -74,8 +78,7 @@ class Targets:
         process = ConditionProcess(**plain)
         found = process.predict(features.of_conditions(asked))
         _warn(asked, found.described, process.share_described)
-        # cells of the control have its noise, which others have not
-        is_other = np.any(features.of_conditions(asked) != 0.0, axis=1, keepdims=True)
+        is_other = np.any(features.of_conditions(asked) != 0.0, axis=1, keepdims=True) & (not as_change)
         wanted = found.effect + np.where(is_other, found.of_control, 0.0)
         shifts, made = shifts_for(wanted, curves, shares)
         sd = np.hypot(found.sd, made - wanted)  # what cannot be had is not known to be otherwise
