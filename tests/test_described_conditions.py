@@ -213,6 +213,77 @@ def test_what_is_known_does_not_warn(described, simulated, control):
         described.predict_perturbation(control, target=unmeasured(simulated))
 
 
+# ---- combinations
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Cells of pairs, their descriptions without those of pairs that were not measured, the truth and a model."""
+    cells, table, truth = tv.datasets.simulate_conditions(2400, 80, n_conditions=28, design="pairs", n_types=1, seed=2)
+    known = table.loc[[name for name in table.index if name in set(cells.obs["condition"])]]
+    return cells, known, truth, make_trained(cells, {}, TRAIN, condition_features=known)
+
+
+def test_measured_pairs_inform_others(pairs):
+    cells, _, truth, model = pairs
+    plain = make_trained(cells, {}, TRAIN)
+    control = cells[(cells.obs["condition"] == "control").to_numpy()].copy()
+    names = list(truth.obs["condition"].unique())
+    real = {name: comparison_matrix(truth[(truth.obs["condition"] == name).to_numpy()]).mean(axis=0) for name in names}
+    errors_of = []
+    for each in (model, plain):
+        predicted = each.predict_combination(control, target=names, control="control")
+        means = (comparison_matrix(predicted[(predicted.obs["condition"] == n).to_numpy()]).mean(axis=0) for n in names)
+        errors_of.append(np.mean([((mean - real[n]) ** 2).mean() for n, mean in zip(names, means, strict=True)]))
+    assert errors_of[0] < 0.9 * errors_of[1]
+    assert np.isfinite(predicted.uns["trvae"]["weights"]).all()
+
+
+def test_a_combination_is_described_by_the_sum_of_its_parts(pairs):
+    cells, known, truth, model = pairs
+    name = truth.obs["condition"].iloc[0]
+    reversed_name = "+".join(reversed(name.split("+")))
+    table = pd.DataFrame([known.loc[name.split("+")].sum()], index=[reversed_name])
+    mapped = tv.TRVAE.load_query_data(cells[:50].copy(), model, condition_features=table)
+    asked = {"source": "control", "method": "mean"}
+    by_parts = model.predict_combination(cells, target=name, control="control", **asked)
+    directly = mapped.predict_perturbation(cells, target=reversed_name, **asked)
+    np.testing.assert_allclose(directly.X, by_parts.X, rtol=1e-4)
+    assert 0.0 < by_parts.uns["trvae"]["explained"][0] < 1.0
+
+
+def test_a_combination_with_what_only_a_query_has_is_the_additive_one(pairs):
+    cells, _, truth, model = pairs
+    name = truth.obs["condition"].iloc[0]
+    query = cells[(cells.obs["condition"] == "gene_1").to_numpy()].copy()
+    query.obs["condition"] = "new"
+    mapped = tv.TRVAE.load_query_data(query, model)
+    mapped.train(max_epochs=1)
+    asked = {"control": "control", "source": "control", "method": "mean"}
+    both = mapped.predict_combination(cells, target=["gene_2+new", name], **asked)
+    explained = both.uns["trvae"]["explained"]
+    assert np.isnan(explained[0])
+    assert 0.0 < explained[1] < 1.0
+    for i, target in enumerate(["gene_2+new", name]):
+        alone = mapped.predict_combination(cells, target=target, **asked)
+        rows = (both.obs["condition"] == target).to_numpy()
+        np.testing.assert_allclose(both[rows].X, alone.X, rtol=1e-4)
+        np.testing.assert_allclose(both.uns["trvae"]["weights"][i], alone.uns["trvae"]["weights"][0])
+
+
+@pytest.mark.parametrize("n_columns", [3, 40])
+def test_descriptions_that_do_not_add_up_leave_combinations_additive(pairs, n_columns):
+    cells, known, truth, _ = pairs
+    rows = [name for name in known.index if name != "control"]
+    other = pd.DataFrame(np.random.default_rng(1).standard_normal((len(rows), n_columns)), index=rows)
+    other.loc["control"] = 0.0
+    name = truth.obs["condition"].iloc[0]
+    short = {"max_epochs": 2}
+    models = [make_trained(cells, {}, short), make_trained(cells, {}, short, condition_features=other)]
+    first, second = (m.predict_combination(cells, target=name, control="control", source="control") for m in models)
+    assert_same_cells(first, second)
+
+
 # ---- what a table must be
 
 
@@ -333,6 +404,42 @@ def test_a_query_keeps_what_the_reference_can_be_asked_for(described, simulated,
     mapped.train(max_epochs=2)
     first, second = (m.predict_perturbation(control, target=name) for m in (described, mapped))
     assert (first.X != second.X).nnz == 0
+
+
+def test_a_query_may_bring_further_descriptions(described, simulated, control):
+    name = unmeasured(simulated)[0]
+    columns = simulated.features.columns[::-1]  # in another order, with a row that the reference has
+    table = simulated.features.loc[["condition_1", name], columns].rename(index={name: "the same"})
+    query = simulated.adata[:60].copy()
+    mapped = tv.TRVAE.load_query_data(query, described, condition_features=table)
+    asked = {"method": "mean", "target": ["the same", name]}
+    predicted = mapped.predict_perturbation(control, **asked).X
+    np.testing.assert_allclose(*np.split(predicted, 2), rtol=1e-4)
+    before = described.predict_perturbation(control, target=name, method="mean")
+    np.testing.assert_allclose(predicted[: control.n_obs], before.X, rtol=1e-4)
+    with pytest.raises(ValueError, match="the same"):
+        described.predict_perturbation(control, target="the same")
+
+
+BAD_ROWS = [
+    (lambda t: t.to_numpy(), TypeError, "pandas DataFrame"),
+    (lambda t: t.iloc[:, 1:], ValueError, r"in one of both alone \['feature_1'\]"),
+    (lambda t: t.set_axis(["feature_1", *t.columns[:-1]], axis=1), ValueError, r"alone \['feature_6'\]"),
+    (lambda t: pd.concat([t, t.iloc[:, :1]], axis=1), ValueError, "one of them twice"),
+    (lambda t: t + 1.0, ValueError, r"found others for \['control', 'condition_1'"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "match"), BAD_ROWS)
+def test_further_descriptions_continue_those_of_the_reference(described, simulated, change, error, match):
+    query = simulated.adata[:60].copy()
+    with pytest.raises(error, match=match):
+        tv.TRVAE.load_query_data(query, described, condition_features=change(simulated.features))
+
+
+def test_a_reference_without_descriptions_takes_none(trained, adata):
+    with pytest.raises(ValueError, match="trained without `condition_features`"):
+        tv.TRVAE.load_query_data(adata.copy(), trained, condition_features=a_table(adata))
 
 
 def test_a_model_that_learned_from_no_cells_of_its_own_says_so(simulated, control):

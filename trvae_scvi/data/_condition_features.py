@@ -122,7 +122,7 @@ class ConditionFeatures:
     def of_conditions(self, names: Sequence[Any]) -> np.ndarray:
         """Rows of these conditions."""
         place = {name: i for i, name in enumerate(self.names)}
-        return self.values[[place[name] for name in names]]
+        return self.values[np.array([place[name] for name in names], dtype=np.intp)]
 
     def plain(self) -> dict[str, Any]:
         """Values that any version of pandas reads."""

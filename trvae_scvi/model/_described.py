@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from trvae_scvi.data._condition_features import ConditionFeatures
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
     from trvae_scvi.module._options import ModelOptions
 
-__all__ = ["described"]
+__all__ = ["described", "with_new_rows"]
+
+_SHOWN = 5
 
 
 def described(
@@ -44,3 +47,41 @@ def described(
     features = ConditionFeatures.of(given)
     features.check(conditions)
     return features.plain()
+
+
+def with_new_rows(given: pd.DataFrame | None, known: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Plain values of a reference's table with those rows of a query's that it has not.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the query's is no table of numbers, the reference has none, or what both describe differs.
+    """
+    if given is None:
+        return known
+    if known is None:
+        msg = (
+            "The reference was trained without `condition_features` and has not learned how alike conditions are by "
+            "them. Leave them out, or train a reference with them."
+        )
+        raise ValueError(msg)
+    theirs, own = ConditionFeatures(**known), ConditionFeatures.of(given)
+    differ = sorted(set(own.columns) ^ set(theirs.columns)) or len(own.columns) - len(theirs.columns)
+    if differ:
+        found = "one of them twice" if isinstance(differ, int) else f"in one of both alone {differ[:_SHOWN]}"
+        msg = f"Expected `condition_features` with the columns of the reference's, found {found}."
+        raise ValueError(msg)
+    place = [own.columns.index(name) for name in theirs.columns]
+    own = ConditionFeatures(own.names, theirs.columns, own.values[:, place])
+    both = [name for name in own.names if name in theirs.names]
+    same = np.isclose(own.of_conditions(both), theirs.of_conditions(both)).all(axis=1)
+    changed = [name for name, is_same in zip(both, same, strict=True) if not is_same]
+    if changed:
+        msg = (
+            f"Expected the reference's descriptions of what it describes, found others for {changed[:_SHOWN]}. Give "
+            "other conditions other names."
+        )
+        raise ValueError(msg)
+    new = [name for name in own.names if name not in theirs.names]
+    values = np.concatenate([theirs.values, own.of_conditions(new)])
+    return ConditionFeatures([*theirs.names, *new], theirs.columns, values).plain()

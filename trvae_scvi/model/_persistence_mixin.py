@@ -142,6 +142,7 @@ class PersistenceMixin(BaseMinifiedModeModelClass):
         unfrozen: bool = False,
         freeze_expression: bool = True,
         freeze_decoder_first_layer: bool = True,
+        condition_features: pd.DataFrame | None = None,
         **without_choice: Any,
     ) -> Self:
         """Make a model of new data out of a trained reference, without the reference's data.
@@ -168,6 +169,9 @@ class PersistenceMixin(BaseMinifiedModeModelClass):
             Whether the encoder's first layer is kept.
         freeze_decoder_first_layer
             Whether the decoder's first layer is kept.
+        condition_features
+            Descriptions of further conditions that were not measured and are to be predicted, with the columns of the
+            reference's. How alike conditions are stays as the reference has learned it.
         **without_choice
             Further arguments of upstream's method, such as ``freeze_dropout=True``: taken where they ask for what is
             done anyway, else refused with the reason.
@@ -185,7 +189,8 @@ class PersistenceMixin(BaseMinifiedModeModelClass):
             another kind of values than in the reference (texts, whole numbers ...).
         ValueError
             If the reference is not trained, genes differ, a new condition has fewer than three cells, labels are
-            missing for some cells, values do not fit the likelihood, or an argument asks for what cannot be chosen.
+            missing for some cells, values do not fit the likelihood, `condition_features` do not continue those of the
+            reference, or an argument asks for what cannot be chosen.
         KeyError
             If a column or the layer is missing.
 
@@ -215,7 +220,9 @@ class PersistenceMixin(BaseMinifiedModeModelClass):
         check_anndata(adata)
         reference = cls._reference(reference_model)
         with read_once():
-            model = query_model(cls, adata, reference, surgery, subset=inplace_subset_query_vars)
+            model = query_model(
+                cls, adata, reference, surgery, subset=inplace_subset_query_vars, features=condition_features
+            )
         model.to_device(where)
         return model
 

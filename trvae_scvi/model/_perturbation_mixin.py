@@ -8,7 +8,7 @@ import numpy as np
 from scvi.model.base import BaseModelClass
 
 from trvae_scvi._arguments import check_number
-from trvae_scvi.predict._combination import predict_combinations
+from trvae_scvi.predict._combination import combined_targets
 from trvae_scvi.predict._effect import model_error_of, perturbation_effect
 from trvae_scvi.predict._prediction import predict_cells
 from trvae_scvi.predict._predictor import Predictor
@@ -296,6 +296,11 @@ class PerturbationMixin(BaseModelClass):
         :math:`e_A + e_B - e_\mathrm{control}`. It acts on the scale on which conditions enter the decoder, for counts
         the logarithm of the expected counts: an effect beyond that, synergy or antagonism, is not predicted.
 
+        With `condition_features` that are sums of a part for every factor, as those of
+        :func:`~trvae_scvi.features.combination_features` are, the combination is predicted from the sum of its parts'
+        descriptions instead: additive effects are then drawn to what is likely, and measured combinations tell of
+        others.
+
         Parameters
         ----------
         target
@@ -311,7 +316,8 @@ class PerturbationMixin(BaseModelClass):
 
         Returns
         -------
-        As from :meth:`predict_perturbation`. ``uns["trvae"]`` also holds `weights`, targets by `conditions`.
+        As from :meth:`predict_perturbation`. ``uns["trvae"]`` also holds `weights`, targets by `conditions`, and by
+        descriptions the share of the prior variance `explained`.
 
         Raises
         ------
@@ -332,10 +338,11 @@ class PerturbationMixin(BaseModelClass):
         (['A', 'B', 'control'], [[1.0, 1.0, -1.0]])
         """
         path = None if out is None else check_out(out)
-        predictor = Predictor.of(self)
+        asked = combined_targets(self, target, control=control, separator=separator)
+        predictor = asked.predictor
         cells = predictor.cells(adata, indices=indices, source=source, batch_size=batch_size, dataloader=dataloader)
         request = Request(method, library_size, covariates, seed)
-        return predict_combinations(predictor, cells, target, request, control=control, separator=separator, out=path)
+        return predict_cells(predictor, cells, asked.codes, request, streams=asked.streams, out=path, notes=asked.notes)
 
     def get_mmd_representation(
         self,

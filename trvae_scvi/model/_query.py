@@ -23,6 +23,8 @@ from trvae_scvi.data._strata import cells_by_label
 from trvae_scvi.data._values import check_summary, get_values, place_of, summarize_values
 from trvae_scvi.module._tables import trains_new_rows_only
 
+from ._described import with_new_rows
+
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
@@ -60,7 +62,15 @@ def check_surgery(flags: dict[str, Any], without_choice: dict[str, Any]) -> None
         check_boolean(name, value)
 
 
-def query_model(model_cls: Any, adata: AnnData, reference: Model, surgery: dict[str, bool], *, subset: bool) -> Any:
+def query_model(
+    model_cls: Any,
+    adata: AnnData,
+    reference: Model,
+    surgery: dict[str, bool],
+    *,
+    subset: bool,
+    features: pd.DataFrame | None,
+) -> Any:
     """A model of a query that has taken over all of a trained reference.
 
     Parameters
@@ -75,8 +85,11 @@ def query_model(model_cls: Any, adata: AnnData, reference: Model, surgery: dict[
         What is to be frozen, as :meth:`~trvae_scvi.TRVAE.load_query_data` has it.
     subset
         Whether to reduce `adata` itself to the genes of the reference first.
+    features
+        Descriptions of further conditions to ask for.
     """
-    model = _of_query(model_cls, adata, reference, subset=subset)
+    described = with_new_rows(features, reference.features_)
+    model = _of_query(model_cls, adata, reference, {"condition_features": described}, subset=subset)
     grown = model.module.adopt(reference.module)
     model.nonnegative_ = reference.nonnegative_
     model.surgery_ = surgery
@@ -91,11 +104,11 @@ def query_model(model_cls: Any, adata: AnnData, reference: Model, surgery: dict[
     return model
 
 
-def _of_query(model_cls: Any, adata: AnnData, reference: Model, *, subset: bool) -> Any:
+def _of_query(model_cls: Any, adata: AnnData, reference: Model, changed: dict[str, Any], *, subset: bool) -> Any:
     """A new model of the query with the reference's settings and, so far, weights of its own."""
     registry = dict(reference.registry_)
     arguments = dict(registry["setup_args"])
-    settings = dict(reference.init_params_["non_kwargs"])
+    settings = reference.init_params_["non_kwargs"] | changed
     labels_key = arguments["labels_key"]
     if labels_key is not None and (labels_key not in adata.obs or adata.obs[labels_key].isna().all()):
         level = logging.WARNING if settings["mmd_balance_labels"] else logging.INFO

@@ -8,37 +8,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trvae_scvi._arguments import check_choice, plain_list
+from trvae_scvi.data._condition_features import ConditionFeatures
 
-from ._prediction import predict_cells
+from ._learn_process import LearnedProcess
+from ._predictor import Predictor
 from ._request import as_list
+from ._targets import Targets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from anndata import AnnData
+    from trvae_scvi.data._model import Model
 
-    from trvae_scvi.data._cells import Cells
-
-    from ._predictor import Predictor
-    from ._request import Request
-
-__all__ = ["combination_weights", "predict_combinations"]
+__all__ = ["combination_weights", "combined_targets", "factors_of"]
 
 _TOLERANCE = 1e-6
 
 
-def predict_combinations(
-    predictor: Predictor,
-    cells: Cells,
-    target: str | Sequence[str],
-    request: Request,
-    *,
-    control: str | None,
-    separator: str,
-    out: Path | None = None,
-) -> AnnData:
-    """Predict all cells under combinations of factors, see :meth:`~trvae_scvi.TRVAE.predict_combination`."""
+def combined_targets(model: Model, target: str | Sequence[str], *, control: str | None, separator: str) -> Targets:
+    """Combinations of factors as targets, see :meth:`~trvae_scvi.TRVAE.predict_combination`."""
+    predictor = Predictor.of(model)
     known = list(predictor.schema.conditions)
     conditions = [str(name) for name in known]
     if control is not None:
@@ -49,16 +38,36 @@ def predict_combinations(
         msg = f"Expected `target` to be the name of a combination or a list of different ones, found {target!r}."
         raise ValueError(msg)
     weights = np.stack([combination_weights(conditions, name, control, separator) for name in names])
-    return predict_cells(
-        predictor.combining(weights),
-        cells,
-        {name: len(conditions) + i for i, name in enumerate(names)},
-        request,
-        # a draw depends on what is combined, not on what else is asked for or known
-        streams={name: _stream(factors_of(name, control, separator)) for name in names},
-        out=out,
-        notes={"conditions": np.array(conditions), "weights": weights},
-    )
+    codes = {name: len(conditions) + i for i, name in enumerate(names)}
+    # a draw depends on what is combined, not on what else is asked for or known
+    streams = {name: _stream(factors_of(name, control, separator)) for name in names}
+    learned = LearnedProcess.of(model)
+    features = None if model.features_ is None else ConditionFeatures(**model.features_)
+    rows: dict[str, np.ndarray] = {}
+    if learned is not None and features is not None:
+        codes_of = np.append(learned.codes, learned.control)
+        table = features.of_conditions([known[code] for code in codes_of])
+        if _describes_factors(table, [factors_of(conditions[code], control, separator) for code in codes_of]):
+            # what only a query has told descriptions nothing
+            is_known = [np.isclose(np.delete(own, codes_of), 0.0).all() for own in weights]
+            rows = {name: own[codes_of] @ table for name, own, yes in zip(names, weights, is_known, strict=True) if yes}
+    added = {name: own for name, own in zip(names, weights, strict=True) if name not in rows}
+    if learned is not None and rows:
+        return Targets.described(predictor, learned, codes, streams, rows, added=added)
+    notes = {"conditions": np.array(conditions), "weights": weights}
+    return Targets(predictor.combining(weights), codes, streams, {}, notes)
+
+
+def _describes_factors(table: np.ndarray, sets: Sequence[frozenset[str]]) -> bool:
+    """Whether descriptions are sums of one part for each factor, and these parts tell all factors apart.
+
+    What is linear in them is then whatever adds up.
+    """
+    factors = sorted(frozenset().union(*sets))
+    design = np.array([[float(factor in present) for factor in factors] for present in sets])
+    parts = np.linalg.pinv(design) @ table
+    adds_up = np.abs(design @ parts - table).max() <= _TOLERANCE * np.abs(table).max()
+    return bool(adds_up and np.linalg.matrix_rank(parts) == len(factors))
 
 
 def combination_weights(conditions: Sequence[str], target: str, control: str | None, separator: str) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trvae_scvi._math._condition_process import Effects, fit_condition_process
+from trvae_scvi._math._condition_process import ConditionProcess, Effects, fit_condition_process
 from trvae_scvi._math._mixed_model import fit_mixed_model
 from trvae_scvi._math._two_way import connected
 from trvae_scvi.data._cells import AnnDataCells
@@ -21,10 +22,40 @@ if TYPE_CHECKING:
     from trvae_scvi._math._mixed_model import GroupMeans
     from trvae_scvi.data._model import Model
 
-__all__ = ["learn_process"]
+__all__ = ["LearnedProcess", "learn_process"]
 
 _CELLS = 500  # of the control, to see how means grow
 _LEAST_COUNTS = 3.0  # of a gene under a condition, for it to tell how alike conditions are
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedProcess:
+    """What :func:`learn_process` stores of a model.
+
+    Attributes
+    ----------
+    process
+        How alike conditions are.
+    codes, control
+        Codes of its conditions, and of the control.
+    curves, shares
+        What :func:`~._curves.shifts_for` takes.
+    """
+
+    process: ConditionProcess
+    codes: np.ndarray
+    control: int
+    curves: np.ndarray | None
+    shares: np.ndarray | None
+
+    @classmethod
+    def of(cls, model: Model) -> LearnedProcess | None:
+        """That of a model; ``None`` if it has learned none."""
+        if model.process_ is None:
+            return None
+        plain = dict(model.process_)
+        own = {name: plain.pop(name) for name in ("codes", "control", "curves", "shares")}
+        return cls(ConditionProcess(**plain), **own)
 
 
 def learn_process(model: Model) -> dict[str, Any] | None:
@@ -35,9 +66,8 @@ def learn_process(model: Model) -> dict[str, Any] | None:
 
     Returns
     -------
-    Plain values that can be saved: the arguments of :class:`~trvae_scvi._math._condition_process.ConditionProcess`, and
-    besides `codes` of its conditions and of the `control`, and what :mod:`._curves` needs. ``None`` without
-    descriptions, or where nothing can be compared with the control.
+    Plain values that can be saved, of which :class:`LearnedProcess` is made. ``None`` without descriptions, or where
+    nothing can be compared with the control.
     """
     if model.features_ is None:
         return None

@@ -202,21 +202,22 @@ class Predictor:
         return self.module.likelihood.decoded(outputs[MODULE_KEYS.PX_KEY], outputs["theta"])
 
     def describing(self, weights: np.ndarray, control: int, shifts: np.ndarray) -> Predictor:
-        """As :meth:`combining`, with given shifts of the output in place of weighted sums of the conditions' offsets.
+        """As :meth:`combining`, the first with given shifts of the output in place of sums of the conditions' offsets.
 
         Parameters
         ----------
         weights
             Of the conditions there are, `t x s`.
         control
-            Code of the condition that they are against.
+            Code of the condition that shifts are against.
         shifts
-            `t x g`, with size factors of the logarithm of the mean.
+            Of the first targets, `at most t x g`, with size factors of the logarithm of the mean.
         """
-        offset = np.eye(weights.shape[1])[[control] * len(weights)]
+        of_offsets = weights.copy()
+        of_offsets[: len(shifts)] = np.eye(weights.shape[1])[control]
         first = len(self.schema.conditions)
         by_code = {first + i: row[None] for i, row in enumerate(shifts.astype(np.float32))}
-        return replace(self.combining(weights, offset), shifts=by_code)
+        return replace(self.combining(weights, of_offsets), shifts=by_code)
 
     def combining(self, weights: np.ndarray, of_offsets: np.ndarray | None = None) -> Predictor:
         """The same with further conditions to decode with, weighted sums of those there are.

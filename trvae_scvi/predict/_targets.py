@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trvae_scvi._arguments import plain_list
-from trvae_scvi._math._condition_process import ConditionProcess
 from trvae_scvi.data._condition_features import ConditionFeatures
 from trvae_scvi.data._designs import warn
 
 from ._curves import shifts_for
+from ._learn_process import LearnedProcess
 from ._predictor import Predictor
 from ._request import target_codes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from trvae_scvi.data._model import Model
 
@@ -66,37 +66,56 @@ class Targets:
         asked = [name for name, code in codes.items() if code >= len(conditions)]
         if features is None or not asked:
             return cls(predictor, codes, codes, {}, {})
-        if model.process_ is None:
+        learned = LearnedProcess.of(model)
+        if learned is None:
             msg = (
                 f"{plain_list(asked)} were not measured, and the model has not learned how conditions differ by their "
                 "descriptions: its training was cut short or from a data module, or no label connects the control with "
                 "other conditions. Call `train()` again, on an AnnData."
             )
             raise ValueError(msg)
-        plain = dict(model.process_)
-        learned, control, curves, shares = (plain.pop(name) for name in ("codes", "control", "curves", "shares"))
-        process = ConditionProcess(**plain)
-        found = process.predict(features.of_conditions(asked))
-        _warn(asked, found.described, process.share_described)
-        is_other = np.any(features.of_conditions(asked) != 0.0, axis=1, keepdims=True) & (not as_change)
+        streams = {name: zlib.crc32(str(name).encode()) if name in asked else code for name, code in codes.items()}
+        rows = dict(zip(asked, features.of_conditions(asked), strict=True))
+        return cls.described(predictor, learned, codes, streams, rows, as_change=as_change)
+
+    @classmethod
+    def described(
+        cls,
+        predictor: Predictor,
+        learned: LearnedProcess,
+        codes: Mapping[Any, int],
+        streams: Mapping[Any, int],
+        rows: Mapping[Any, np.ndarray],
+        *,
+        added: Mapping[Any, np.ndarray] | None = None,
+        as_change: bool = False,
+    ) -> Targets:
+        """Targets by their descriptions (`rows`), as weighted sums of measured ones (`added`), and measured ones."""
+        conditions = list(predictor.schema.conditions)
+        added = {} if added is None else added
+        asked, table, n_described = [*rows, *added], np.stack(list(rows.values())), len(rows)
+        found = learned.process.predict(table)
+        _warn(list(rows), found.described, learned.process.share_described)
+        is_other = table.any(axis=1, keepdims=True) & (not as_change)
         wanted = found.effect + np.where(is_other, found.of_control, 0.0)
-        shifts, made = shifts_for(wanted, curves, shares)
+        shifts, made = shifts_for(wanted, learned.curves, learned.shares)
         sd = np.hypot(found.sd, made - wanted)  # what cannot be had is not known to be otherwise
         weights = np.zeros((len(asked), len(conditions)))
-        weights[:, learned] = found.weights
-        weights[:, control] = 1.0 - found.weights.sum(axis=1)
+        weights[:n_described, learned.codes] = found.weights
+        weights[:n_described, learned.control] = 1.0 - found.weights.sum(axis=1)
+        weights[n_described:] = np.array(list(added.values())).reshape(len(added), len(conditions))
         place = {name: i for i, name in enumerate(asked)}
-        own = {name: weights[place[name]] if name in place else np.eye(len(conditions))[codes[name]] for name in codes}
-        explained = [float(found.explained[place[name]]) if name in place else 1.0 for name in codes]
+        own = [weights[place[name]] if name in place else np.eye(len(conditions))[codes[name]] for name in codes]
+        explained = dict(zip(rows, found.explained.tolist(), strict=True)) | dict.fromkeys(added, np.nan)
         return cls(
-            predictor.describing(weights, control, shifts),
-            {name: len(conditions) + place[name] if name in place else codes[name] for name in codes},
-            {name: zlib.crc32(str(name).encode()) if name in place else codes[name] for name in codes},
-            {name: sd[i] for name, i in place.items()},
+            predictor.describing(weights, learned.control, shifts),
+            {name: len(conditions) + place[name] if name in place else code for name, code in codes.items()},
+            dict(streams),
+            dict(zip(rows, sd, strict=True)),
             {
                 "conditions": np.array([str(name) for name in conditions]),
-                "weights": np.stack(list(own.values())),
-                "explained": np.array(explained),
+                "weights": np.stack(own),
+                "explained": np.array([explained.get(name, 1.0) for name in codes]),
             },
         )
 
