@@ -207,6 +207,17 @@ def test_descriptions_that_say_nothing_warn(simulated, control):
         model.predict_perturbation(control, target=unmeasured(simulated))
 
 
+def test_little_that_is_explained_warns():
+    """A few conditions' descriptions always explain a little, by chance."""
+    drugs, table, truth = tv.datasets.simulate_conditions(4000, 250, n_conditions=40, design="doses", seed=1)
+    rows = [name for name in drugs.obs["condition"].unique() if name != "control"]
+    table.loc[rows] = table.loc[np.random.default_rng(0).permutation(rows)].to_numpy()
+    model = make_trained(drugs, SETUP, {"max_epochs": 1}, condition_features=table)
+    with pytest.warns(UserWarning, match="explain less than 10% of what"):
+        predicted = model.predict_perturbation(drugs[:50], target=truth.obs["condition"].iloc[0])
+    assert predicted.uns["trvae"]["explained"][0] < 0.1
+
+
 def test_what_is_known_does_not_warn(described, simulated, control):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

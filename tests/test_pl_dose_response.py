@@ -67,6 +67,14 @@ def test_the_plot_draws_the_table(model):
     ax.figure.canvas.draw()
 
 
+def test_the_axis_begins_at_no_dose_and_its_ticks_have_room(model):
+    (ax,) = tv.pl.dose_response(model, None, "gene_1", doses=DOSES, source="control")
+    assert ax.get_xlim() == (0.0, 1250.0)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "0.1", "10", "1000"]
+    (ax,) = tv.pl.dose_response(model, None, "gene_1", doses=dict(list(DOSES.items())[1:4]), source="control")
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1", "10", "100"]
+
+
 def test_doses_beyond_the_measured_ones_warn(model):
     with pytest.warns(UserWarning, match=r"\['drug_1 much more'\] are described by larger doses"):
         tv.pl.dose_response_frame(model, None, "gene_1", doses={**DOSES, "drug_1 much more": 1e6}, source="control")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["dose_response", "dose_response_frame"]
 
 _COLUMNS = ["gene", "condition", "dose", "change", "change_lower", "change_upper", "is_measured", "observed"]
+_MOST_TICKS = 4
 
 
 def dose_response_frame(
@@ -211,5 +212,18 @@ def _draw_panel(ax: Any, rows: pd.DataFrame) -> None:
     ax.plot(unmeasured["dose"], unmeasured["change"], "o", mfc="white", mec=OKABE_ITO[4], ms=4, label="not measured")
     ax.plot(rows["dose"], rows["observed"], "o", color=OKABE_ITO[5], ms=4, label="measured")
     ax.axhline(0.0, color="0.8", linewidth=0.8, zorder=0)
-    ax.set_xscale("symlog", linthresh=least if np.isfinite(least) else 1.0)
+    ax.set_xscale("symlog", linthresh=least)
+    ax.set_xlim(0.0, 1.25 * rows["dose"].max())
+    ticks = _ticks(rows["dose"].to_numpy())
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_xticks([], minor=True)
     ax.tick_params(labelsize="small")
+
+
+def _ticks(doses: np.ndarray) -> np.ndarray:
+    """The doses themselves if they are few, otherwise powers of ten, as many as have room; and 0."""
+    found = np.unique(doses[doses > 0])
+    if len(found) > _MOST_TICKS:
+        powers = np.arange(np.ceil(np.log10(found[0])), np.floor(np.log10(found[-1])) + 1)
+        found = 10.0 ** powers[:: -(-len(powers) // _MOST_TICKS)] if len(powers) > 1 else found[[0, -1]]
+    return np.concatenate([[0.0], found])

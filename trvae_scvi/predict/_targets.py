@@ -20,6 +20,7 @@ from ._request import target_codes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from trvae_scvi._math._condition_process import Unmeasured
     from trvae_scvi.data._model import Model
 
 __all__ = ["Targets"]
@@ -95,7 +96,7 @@ class Targets:
         added = {} if added is None else added
         asked, table, n_described = [*rows, *added], np.stack(list(rows.values())), len(rows)
         found = learned.process.predict(table)
-        _warn(list(rows), found.described, learned.process.share_described)
+        _warn(list(rows), found, learned.process.share_described)
         is_other = table.any(axis=1, keepdims=True) & (not as_change)
         wanted = found.effect + np.where(is_other, found.of_control, 0.0)
         shifts, made = shifts_for(wanted, learned.curves, learned.shares)
@@ -120,16 +121,19 @@ class Targets:
         )
 
 
-def _warn(asked: list[Any], described: np.ndarray, share: float) -> None:
+def _warn(asked: list[Any], found: Unmeasured, share: float) -> None:
     """Of what can only be the mean response."""
-    alone = [name for name, value in zip(plain_list(asked), described, strict=True) if value < _LEAST_EXPLAINED]
+    names = plain_list(asked)
+    alone = [name for name, value in zip(names, found.described, strict=True) if value < _LEAST_EXPLAINED]
+    little = [name for name, value in zip(names, found.explained, strict=True) if value < _LEAST_EXPLAINED]
+    average = "do what all measured conditions do on average."
     if share < _LEAST_EXPLAINED:
-        warn(
-            f"Descriptions explain {share:.0%} of what the measured conditions differ by: {plain_list(asked)} are "
-            "predicted to do what all of these do on average."
-        )
+        tells = f"Descriptions explain {share:.0%} of what the measured conditions differ by"
+        warn(f"{tells}: {names} are predicted to {average}")
     elif alone:
+        warn(f"No measured condition is described like {alone}: they are predicted to {average}")
+    elif little:
         warn(
-            f"No measured condition is described like {alone}: they are predicted to do what all measured conditions "
-            "do on average."
+            f"Measured conditions explain less than {_LEAST_EXPLAINED:.0%} of what {little} may do: they are predicted "
+            f"to do hardly more than {average[3:]}"
         )
