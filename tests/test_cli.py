@@ -31,13 +31,13 @@ def run(*arguments, code=0):
 
 def test_help_explains_every_command():
     text = run("--help")
-    for command in ("demo", "train", "predict", "evaluate"):
+    for command in ("demo", "train", "predict", "evaluate", "assess"):
         assert command in text
         assert len(run(command, "--help")) > 200
 
 
 def test_help_does_not_ask_for_counts_where_others_are_taken():
-    for command in ("train", "predict", "evaluate"):
+    for command in ("train", "predict", "evaluate", "assess"):
         arguments = run(command, "--help").split("Options")[0]
         assert ".h5ad file with the cells" in arguments
         assert "counts" not in arguments
@@ -132,9 +132,49 @@ def test_evaluate(file, tmp_path, likelihood):
     assert text.index("headline skill") < text.index("all genes")
 
 
+def test_assess_says_what_python_does(file, tmp_path):
+    out = tmp_path / "assessment"
+    keys = ["--condition-key", "drug", "--cell-type-key", "kind", "--max-epochs", 2, "--out", out]
+    text = run("assess", file, "--cell-type", "type_1", "--target", "stimulated", *keys)
+    found = tv.benchmark.assess(
+        anndata.read_h5ad(file),
+        group="type_1",
+        group_key="kind",
+        condition_key="drug",
+        control="control",
+        target="stimulated",
+        methods={"trVAE": tv.benchmark.TRVAEMethod(train_kwargs={"max_epochs": 2})},
+        progress_bar=False,
+    )
+    assert " ".join(found.message.split()) in text
+    expected = pd.read_csv(out / "expected.csv", index_col=0)
+    pd.testing.assert_frame_equal(expected, found.expected, check_exact=False, rtol=1e-4)
+    assert (out / "verdict.txt").read_text().splitlines() == [found.verdict, found.message]
+    assert (out / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["assess", "--cell-type", "type_9", "--target", "stimulated"], "Column 'cell_type' not found"),
+        (
+            ["assess", "--cell-type", "type_9", "--target", "stimulated", "--cell-type-key", "kind"],
+            "No cell has kind 'type_9'",
+        ),
+        (
+            [
+                "assess",
+                "--cell-type",
+                "type_1",
+                "--target",
+                "nope",
+                "--cell-type-key",
+                "kind",
+                "--condition-key",
+                "drug",
+            ],
+            "No cell has drug 'nope'",
+        ),
         (
             ["evaluate", "--holdout", "type_9", "--target", "stimulated", "--cell-type-key", "kind"],
             "No cell has kind 'type_9'",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trvae_scvi._math._intervals import ModelError
 
+from ._assessment import VERDICTS, Assessment, assess
 from ._baseline_methods import BASELINES, Method, baseline_predictions
 from ._baselines import fold_change, mean_of_others, mean_shift, no_change, shrunk_shift
 from ._comparison import compare_predictions
@@ -21,6 +22,8 @@ from ._target_runner import TRVAETargetMethod, leave_one_target_out
 __all__ = [
     "BASELINES",
     "TARGET_BASELINES",
+    "VERDICTS",
+    "Assessment",
     "HoldOut",
     "LatentShiftMethod",
     "Method",
@@ -32,6 +35,7 @@ __all__ = [
     "TRVAETargetMethod",
     "TargetHoldOut",
     "Truth",
+    "assess",
     "baseline_predictions",
     "calibrate_intervals",
     "change_table",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._evaluation import write_evaluation
+from ._evaluation import write_assessment, write_evaluation
 from ._input import check_folder, check_new, read_cells, rows_of, same_value
 from ._terminal import INTERRUPTED, Commands, UserError, mended, say
 
@@ -203,6 +203,47 @@ def evaluate(
     model = _untrained(given.training, condition_key, cell_type_key, None, gene_likelihood, seed)
     model.train(max_epochs=max_epochs)
     write_evaluation(model, given, truth, out, seed=seed)
+
+
+@app.command()
+def assess(
+    data: DataArgument,
+    cell_type: Annotated[str, typer.Option(help="Cell type to be predicted under --target.")],
+    target: Target,
+    control: Control = "control",
+    condition_key: ConditionKey = "condition",
+    cell_type_key: CellTypeKey = "cell_type",
+    layer: Layer = None,
+    use_raw: UseRaw = False,
+    gene_likelihood: GeneLikelihood = Likelihood.nb,
+    max_epochs: Epochs = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report; an interrupted run goes on.")] = Path("assessment"),
+    seed: Seed = 0,
+) -> None:
+    """Say how good a prediction will be before it is made: every other cell type is held out in turn."""
+    from trvae_scvi import benchmark
+
+    check_folder(out)
+    adata = read_cells(data, use_raw=use_raw, layer=layer)
+    rows_of(adata, (cell_type_key, cell_type), (condition_key, control))  # or a message that tells what there is
+    rows_of(adata, (condition_key, target))
+    _untrained(adata, condition_key, cell_type_key, layer, gene_likelihood, seed)  # what is wrong with all cells
+    conditions = adata.obs[condition_key].unique()
+    method = benchmark.TRVAEMethod({"gene_likelihood": gene_likelihood.value}, {"max_epochs": max_epochs})
+    found = benchmark.assess(
+        adata,
+        group=same_value(adata.obs[cell_type_key].unique(), cell_type),
+        group_key=cell_type_key,
+        condition_key=condition_key,
+        control=same_value(conditions, control),
+        target=same_value(conditions, target),
+        methods={"trVAE": method},
+        seeds=(seed,),
+        layer=layer,
+        counts=gene_likelihood is not Likelihood.mse,
+        out=out,
+    )
+    write_assessment(found, out)
 
 
 def _untrained(

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from trvae_scvi import TRVAE
-    from trvae_scvi.benchmark import HoldOut, Truth
+    from trvae_scvi.benchmark import Assessment, HoldOut, Truth
 
-__all__ = ["write_evaluation"]
+__all__ = ["write_assessment", "write_evaluation"]
 
 
 def write_evaluation(
@@ -48,6 +48,22 @@ def write_evaluation(
     with finished_at_end(out / "prediction.h5ad") as unfinished:
         prediction.write_h5ad(unfinished)
     say(f"Table, plots and predicted cells are in {out}{os.sep}")
+
+
+def write_assessment(found: Assessment, out: Path) -> None:
+    """Print a verdict and what to expect of every method; write both to `out`."""
+    columns = ["skill", "lower", "upper", "share_of_means", "share_of_cells", "direction"]
+    table = Table(title=f"Expected of {found.group} under {found.target}, from the cell types that were measured")
+    table.add_column("method", no_wrap=True)
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for method, values in found.expected[columns].iterrows():
+        table.add_row(str(method), *(f"{value:z.2f}" for value in values))
+    console.print(table)
+    say(found.message)
+    write_text(out / "expected.csv", found.expected.to_csv())
+    write_text(out / "verdict.txt", f"{found.verdict}\n{found.message}\n")
+    say(f"The scores of the measured cell types are in {out}{os.sep}")
 
 
 def _change(holdout: HoldOut, truth: Truth) -> np.ndarray:

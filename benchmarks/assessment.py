@@ -1,0 +1,132 @@
+"""How well `assess` foretells the skill of predictions, and whether what it recommends is worth following.
+
+    python benchmarks/assessment.py
+
+simulates cells whose types respond alike, and cells whose types respond each in its own way; hides one type under the
+stimulus, asks `assess` about it, which trains without it, and then predicts and scores it. Of the data sets in
+`benchmarks/results/contexts_*.csv` every hold-out is foretold from the rows of the other groups: their models were not
+trained anew without the group, so that its cells had a part in these. Writes `benchmarks/results/assessment.{csv,md}`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import scvi
+from data_sets import DATA_SETS
+from kang import HERE, markdown
+
+import trvae_scvi as tv
+from trvae_scvi.benchmark import BASELINES, assess, holdout_skills, leave_one_group_out
+
+RESULTS = HERE / "results"
+KEYS = {"group_key": "cell_type", "condition_key": "condition", "control": "control"}
+SIMULATED = {"types respond alike": False, "each type in its own way": True}
+HIDDEN = "type_1"
+
+
+def foretold(found: tv.benchmark.Assessment, real: pd.DataFrame) -> dict:
+    """What was expected of trVAE beside its skill, and the skills of what was recommended and of others."""
+    skills = holdout_skills(real).groupby("method")["skill"].mean().fillna(0.0)
+    own = skills[[name for name in skills.index if name == "trVAE" or name in BASELINES]]
+    row = found.expected.loc["trVAE", ["skill", "lower", "upper"]].to_dict()
+    return {
+        "group": found.group,
+        "target": found.target,
+        "verdict": found.verdict,
+        "recommended": found.recommended,
+        "expected": row["skill"],
+        "lower": row["lower"],
+        "upper": row["upper"],
+        "realised": own["trVAE"],
+        "of_recommended": own[found.recommended],
+        "of_best": own.max(),
+        "of_mean_shift": own["mean shift"],
+        "of_no_change": own["no change"],
+    }
+
+
+def simulated(seeds: list[int]) -> list[dict]:
+    """One hidden type of every simulation, never seen by what foretells it."""
+    rows = []
+    for title, type_specific in SIMULATED.items():
+        for seed in seeds:
+            scvi.settings.seed = seed
+            adata = tv.datasets.simulate_perturbation(
+                n_cells=3000, n_genes=500, n_types=6, type_specific=type_specific, seed=seed
+            ).adata
+            found = assess(adata, group=HIDDEN, target="stimulated", progress_bar=False, **KEYS)
+            real = leave_one_group_out(adata, groups=[HIDDEN], progress_bar=False, **KEYS)
+            rows.append({"data": title, "seed": seed, **foretold(found, real)})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def tabulated(name: str, path: Path) -> list[dict]:
+    """Every hold-out of a data set that was scored, from the rows of the other groups."""
+    table, data = pd.read_csv(path), DATA_SETS[name]
+    table["note"] = table["note"].fillna("")
+    table = table[table["method"].isin(["trVAE", "noise ceiling", *BASELINES])]
+    adata, rows = data.read(), []
+    keys = {"group_key": data.keys["group_key"], "condition_key": data.keys["condition_key"]}
+    for (group, target), real in table.groupby(["group", "target"], sort=False):
+        try:
+            found = assess(
+                adata,
+                group=str(group),
+                target=str(target),
+                control=data.keys["control"],
+                table=table,
+                counts=data.counts,
+                **keys,
+            )
+        except ValueError as error:  # too few groups
+            print(name, group, target, error, flush=True)
+            continue
+        rows.append({"data": name, "seed": 0, **foretold(found, real)})
+    return rows
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a data set, and all together."""
+    table = table.assign(
+        covered=(table["lower"] <= table["realised"]) & (table["realised"] <= table["upper"]),
+        width=table["upper"] - table["lower"],
+    )
+    columns = ["expected", "realised", "covered", "width", "of_recommended", "of_best", "of_mean_shift", "of_no_change"]
+    means = table.groupby("data", sort=False)[columns].mean()
+    means.loc["all"] = table[columns].astype(float).mean()
+    means.insert(0, "hold-outs", [*table.groupby("data", sort=False).size(), len(table)])
+    return means.rename_axis("data")
+
+
+def main() -> None:
+    """Foretell, score, and write both."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    arguments = parser.parse_args()
+    rows = simulated(arguments.seeds)
+    for name in DATA_SETS:
+        path = RESULTS / f"contexts_{name}.csv"
+        if path.exists():
+            rows += tabulated(name, path)
+    table = pd.DataFrame(rows)
+    path = RESULTS / "assessment.csv"
+    table.to_csv(path, index=False, float_format="%.4g")
+    rank = table["expected"].corr(table["realised"], method="spearman")
+    verdicts = pd.crosstab(table["data"], table["verdict"]).reindex(table["data"].unique()).rename_axis("data")
+    parts = [
+        f"trVAE's headline skill, expected and realised (intervals of 80 %; Spearman correlation {rank:.2f}), and the "
+        "skill of what was recommended, of the best method in hindsight and of two fixed ones",
+        markdown(summary(table)),
+        "Verdicts",
+        markdown(verdicts),
+    ]
+    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
+    print("\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""What to expect of a prediction for a group that was not measured, from the groups that were."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from trvae_scvi._arguments import check_choice, check_number
+from trvae_scvi.metrics import comparison_matrix
+
+from ._baseline_methods import BASELINES
+from ._comparison import CEILING
+from ._holdout import MIN_CELLS, check_columns, check_two_conditions, in_order, only_values
+from ._runner import leave_one_group_out
+from ._summary import holdout_skills
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from anndata import AnnData
+
+    from ._baseline_methods import Method
+
+__all__ = ["VERDICTS", "Assessment", "assess"]
+
+#: What an assessment comes to.
+VERDICTS = ("use", "use means only", "use the direction only", "do not use", "no effect")
+
+# All fixed before anything was scored with them.
+_ALPHA = 0.05  # of the test whether cells change at all
+_PREDICTED = 0.5  # share of the change from which on a prediction is worth having
+_ALIKE = 0.3  # correlation of changes, as a share of the noise ceiling's, from which on a direction is
+_LEAST_SD = 0.05  # of skills: a few groups may agree by chance
+_TIE = 0.01  # of skills
+_FAR = 2.0  # distance from the nearest measured group, in median distances of these from theirs
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """What :func:`~trvae_scvi.benchmark.assess` finds.
+
+    Attributes
+    ----------
+    group, target
+        What is to be predicted.
+    verdict
+        One of `VERDICTS`.
+    message
+        The same as a sentence, with its reasons.
+    recommended
+        Method with the highest expected skill; the simplest of those that are level.
+    expected
+        One row a method, with the headline `skill` to be expected and its interval (`lower`, `upper`), its parts
+        `mean_response` and `distribution`, and what was predicted of the change of means (`share_of_means`), of that of
+        distributions (`share_of_cells`, by E-distance) and of its `direction` (correlation of changes): shares of what
+        the noise ceiling reaches, over all measured groups.
+    evidence
+        Numbers of measured groups (`n_groups`), of those that the target changes (`n_changed`) and of the group's
+        control cells (`n_cells`), and the `distance` of its mean control cell from the nearest measured group's, in
+        median distances of measured groups from their nearest.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata = tv.datasets.simulate_perturbation(n_cells=1500, n_genes=100, n_types=4).adata
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control", "target": "stimulated"}
+    >>> found = tv.benchmark.assess(adata, group="type_1", methods={}, progress_bar=False, **keys)
+    >>> found.verdict, found.recommended
+    ('use', 'fold change')
+    """
+
+    group: Hashable
+    target: Hashable
+    verdict: str
+    message: str
+    recommended: str
+    expected: pd.DataFrame
+    evidence: pd.Series
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\n{self.expected.round(2).to_string()}"
+
+
+def assess(
+    adata: AnnData,
+    *,
+    group: Hashable,
+    group_key: str,
+    condition_key: str = "condition",
+    control: Hashable,
+    target: Hashable,
+    methods: Mapping[str, Method] | None = None,
+    table: pd.DataFrame | None = None,
+    level: float = 0.8,
+    seeds: Sequence[int] = (0,),
+    layer: str | None = None,
+    counts: bool = True,
+    n_hvg: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    n_jobs: int | None = None,
+    progress_bar: bool = True,
+) -> Assessment:
+    """How good a prediction for a group will be that was not measured under a condition, and which one to take.
+
+    Every other group that *was* measured under the target is held out in turn, predicted and scored
+    (:func:`~trvae_scvi.benchmark.leave_one_group_out`). If the group is one of their kind, its skill is a further draw
+    from theirs: the expected one is their mean, and the interval is that of Student's t distribution for one more of
+    them. No cell of the group under the target takes part, whether there are any or not.
+
+    Parameters
+    ----------
+    adata
+        Cells under control and other conditions. Not changed.
+    group
+        The group to be predicted, with control cells.
+    group_key, condition_key, control, layer, counts, n_hvg, methods, seeds, out, n_jobs, progress_bar
+        As for :func:`~trvae_scvi.benchmark.leave_one_group_out`.
+    target
+        The condition to be predicted.
+    table
+        What :func:`~trvae_scvi.benchmark.leave_one_group_out` returned for these data, instead of running it; its rows
+        of `group` and of other targets are not read. If the group was measured under the target, methods saw these
+        cells when they predicted other groups: leave `table` out for an assessment without them.
+    level
+        Probability of the intervals.
+
+    Returns
+    -------
+    Verdict, recommended method, what to expect of each, and the evidence. In turn, the verdict is
+
+    ``"no effect"``
+        if the target changes fewer than half of the measured groups (E-distance permutation test, p below 0.05);
+    ``"use"``
+        if the recommended method predicted half of the change of means, and half of the change of distributions;
+    ``"use means only"``
+        if only the first;
+    ``"use the direction only"``
+        if its correlation of changes is 0.3 of the noise ceiling's at least;
+    ``"do not use"``
+        otherwise.
+
+    Raises
+    ------
+    KeyError
+        If a column, the layer, or a column of `table` is missing.
+    TypeError
+        If an argument has the wrong type.
+    ValueError
+        If the group has fewer than 10 control cells, fewer than two other groups were measured, a name is unknown,
+        `level` is not between 0 and 1, or for what :func:`~trvae_scvi.benchmark.leave_one_group_out` refuses.
+
+    Notes
+    -----
+    With few measured groups the intervals are wide, with two of them hardly narrower than from -1 to 1: groups that
+    agree by chance say little. They do not know of what sets the group apart; `distance` above 2 is a warning.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> adata = tv.datasets.simulate_perturbation(n_cells=1500, n_genes=100, n_types=4).adata
+    >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control", "target": "stimulated"}
+    >>> found = tv.benchmark.assess(adata, group="type_1", methods={}, progress_bar=False, **keys)
+    >>> found.expected.columns.tolist()[:3]
+    ['skill', 'lower', 'upper']
+    """
+    check_number("level", level, positive=True, below=1.0)
+    measured = _measured(adata, group, group_key, condition_key, control, target)
+    is_hidden = _rows(adata, {group_key: group, condition_key: target})
+    if table is None:
+        table = leave_one_group_out(
+            adata[~is_hidden],
+            group_key=group_key,
+            condition_key=condition_key,
+            control=control,
+            methods=methods,
+            groups=measured,
+            targets=[target],
+            seeds=seeds,
+            layer=layer,
+            counts=counts,
+            n_hvg=n_hvg,
+            out=out,
+            n_jobs=n_jobs,
+            progress_bar=progress_bar,
+        )
+    else:
+        table = _own_rows(table, measured, target)
+    expected = _expected(table, level)
+    recommended = _recommended(expected)
+    controls = only_values(adata[_rows(adata, {condition_key: control})], layer)
+    changed = table.drop_duplicates("group")["effect_p"] < _ALPHA
+    evidence = pd.Series(
+        {
+            "n_groups": len(changed),
+            "n_changed": int(changed.sum()),
+            "n_cells": int((controls.obs[group_key] == group).sum()),
+            "distance": _distance(controls, counts, group_key, group, measured),
+        }
+    )
+    verdict = _verdict(expected.loc[recommended], evidence)
+    message = _message(verdict, recommended, expected.loc[recommended], evidence, group, target, level)
+    return Assessment(group, target, verdict, message, recommended, expected, evidence)
+
+
+def _rows(adata: AnnData, values: Mapping[str, Hashable]) -> np.ndarray:
+    return np.logical_and.reduce([adata.obs[key].isin([value]).to_numpy() for key, value in values.items()])
+
+
+def _measured(
+    adata: AnnData, group: Hashable, group_key: str, condition_key: str, control: Hashable, target: Hashable
+) -> list[Hashable]:
+    """Other groups with enough cells under both conditions."""
+    check_columns(adata, group_key, condition_key)
+    check_two_conditions(control, target)
+    groups = in_order(adata.obs[group_key])
+    for name, value, known in (
+        ("group", group, groups),
+        ("control", control, in_order(adata.obs[condition_key])),
+        ("target", target, in_order(adata.obs[condition_key])),
+    ):
+        check_choice(name, value, known)
+
+    def n_cells(name: Hashable, condition: Hashable) -> int:
+        return int(_rows(adata, {group_key: name, condition_key: condition}).sum())
+
+    if n_cells(group, control) < MIN_CELLS:
+        msg = (
+            f"Expected at least {MIN_CELLS} cells of {group!r} under {control!r} to predict from, found "
+            f"{n_cells(group, control)}."
+        )
+        raise ValueError(msg)
+    others = [name for name in groups if name != group]
+    found = [name for name in others if min(n_cells(name, control), n_cells(name, target)) >= MIN_CELLS]
+    if len(found) < 2:
+        msg = (
+            f"Expected two other groups or more with {MIN_CELLS} cells under {control!r} and under {target!r}, to hold "
+            f"out one and learn from another, found {found}. Nothing tells how good a prediction will be."
+        )
+        raise ValueError(msg)
+    return found
+
+
+def _own_rows(table: pd.DataFrame, measured: Sequence[Hashable], target: Hashable) -> pd.DataFrame:
+    missing = [name for name in ("group", "target", "method", "metric", "value", "effect_p") if name not in table]
+    if missing:
+        msg = f"Expected `table` as `leave_one_group_out` returns it, found no columns {missing}."
+        raise KeyError(msg)
+    # a table that was read from a file has texts
+    own = table[table["group"].astype(str).isin(map(str, measured)) & (table["target"].astype(str) == str(target))]
+    if own["group"].nunique() < 2:
+        msg = (
+            f"Expected `table` to have two groups or more out of {list(measured)} held out under {target!r}, found "
+            f"{own['group'].unique().tolist()}."
+        )
+        raise ValueError(msg)
+    return own
+
+
+def _expected(table: pd.DataFrame, level: float) -> pd.DataFrame:
+    """What the measured groups let expect of every method."""
+    parts = ["skill", "mean_response", "distribution"]
+    skills = holdout_skills(table).groupby(["method", "group"], sort=False)[parts].mean().fillna(0.0)
+    by_method = skills.groupby("method", sort=False)
+    expected, n = by_method.mean(), by_method.size()
+    sd = np.hypot(by_method["skill"].std(ddof=1), _LEAST_SD)
+    half = stats.t.ppf((1.0 + level) / 2.0, n - 1) * sd * np.sqrt(1.0 + 1.0 / n)
+    expected.insert(1, "lower", (expected["skill"] - half).clip(-1.0, 1.0))
+    expected.insert(2, "upper", (expected["skill"] + half).clip(-1.0, 1.0))
+    scores = table[table["genes"] == "all"].pivot_table("value", "method", "metric", sort=False, dropna=False)
+    for name, metric, zero in (
+        ("share_of_means", "mse_means", "no change"),
+        ("share_of_cells", "energy_distance", "no change"),
+        ("direction", "pearson_change", None),
+    ):
+        values = scores[metric] if metric in scores else pd.Series(np.nan, scores.index)
+        start = 0.0 if zero is None else values[zero]
+        expected[name] = (values - start) / (values[CEILING] - start)
+    return expected.drop(index=CEILING)
+
+
+def _recommended(expected: pd.DataFrame) -> str:
+    """The best one; of those that are level with it the simplest."""
+    level = expected.index[expected["skill"] >= expected["skill"].max() - _TIE]
+    return next((name for name in BASELINES if name in level), level[0])
+
+
+def _distance(controls: AnnData, counts: bool, group_key: str, group: Hashable, measured: Sequence[Hashable]) -> float:
+    """From the nearest measured group, in median distances of these from their nearest."""
+    means = np.stack(
+        [
+            comparison_matrix(controls[(controls.obs[group_key] == name).to_numpy()], counts=counts).mean(axis=0)
+            for name in (group, *measured)
+        ]
+    )
+    distances = np.linalg.norm(means[:, None] - means, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    typical = np.median(distances[1:, 1:].min(axis=1))
+    return float(distances[0, 1:].min() / typical) if typical > 0 else float("nan")
+
+
+def _verdict(best: pd.Series, evidence: pd.Series) -> str:
+    if evidence["n_changed"] < evidence["n_groups"] / 2:
+        return "no effect"
+    if best["share_of_means"] >= _PREDICTED:
+        return "use" if best["share_of_cells"] >= _PREDICTED else "use means only"
+    return "use the direction only" if best["direction"] >= _ALIKE else "do not use"
+
+
+def _message(
+    verdict: str,
+    recommended: str,
+    best: pd.Series,
+    evidence: pd.Series,
+    group: Hashable,
+    target: Hashable,
+    level: float,
+) -> str:
+    n, n_changed = int(evidence["n_groups"]), int(evidence["n_changed"])
+    if verdict == "no effect":
+        said = f"{target} changes {n_changed} of {n} measured groups beyond noise: expect no effect on {group}."
+    else:
+        what = {
+            "use": f"Use {recommended}",
+            "use means only": f"Use {recommended}, for means only",
+            "use the direction only": f"Use {recommended}, for the direction of changes only",
+            "do not use": f"Do not use a prediction of {group}; the best is {recommended}",
+        }[verdict]
+        said = (
+            f"{what}: in {n} measured groups it predicted {best['share_of_means']:.0%} of the change of means and "
+            f"{best['share_of_cells']:.0%} of that of distributions, and its headline skill is expected to be "
+            f"{best['skill']:.2f} here ({level:.0%}: {best['lower']:.2f} to {best['upper']:.2f})."
+        )
+    if evidence["distance"] > _FAR:
+        said += (
+            f" The control cells of {group} lie {evidence['distance']:.1f} times as far from those of the nearest "
+            "measured group as these do from one another: less is to be expected."
+        )
+    return said
