@@ -117,11 +117,9 @@ def of_itself(
     change = np.subtract(*(rng.permutation(cells)[:n].mean(axis=0) for cells in (real, apart)))
     effect = model.get_perturbation_effect(control[rng.permutation(control.n_obs)[:n]], target=name)  # of one group
     within = (effect["change_lower"].to_numpy() <= change) & (change <= effect["change_upper"].to_numpy())
-    most = np.argsort(-np.abs(change))[:100]
     _, linear, smooth, own = model.process_["variances"]
     rows = [
         ("all", "coverage", within.mean()),
-        ("top100", "coverage", within[most].mean()),
         ("all", "share_described", (linear + smooth) / (linear + smooth + own)),
     ]
     return pd.DataFrame(rows, columns=["genes", "metric", "value"]).assign(method="trVAE")
