@@ -199,3 +199,20 @@ def test_effects_of_nothing_are_nothing():
     nothing = effects._replace(estimate=np.zeros_like(effects.estimate))
     found = fit_condition_process(features, nothing).predict(others)
     assert np.abs(found.effect).max() < 1e-6
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_few_conditions_are_weighted_as_they_are_added(n):
+    """Only products of variances are determined: they stay on one scale, and what is said of a prediction is true."""
+    rng = np.random.default_rng(0)
+    true = (rng.random((n, 200)) < 0.2) * rng.normal(0, 0.8, (n, 200))
+    noise = np.full((n, 200), 0.01)
+    effects = Effects(
+        true + 0.1 * rng.standard_normal(true.shape), noise, np.full(200, 0.003), np.ones(200, dtype=bool)
+    )
+    process = fit_condition_process(np.eye(n), effects)
+    assert process.variances.sum() == pytest.approx(1.0)
+    found = process.predict(np.ones((1, n)))
+    slope = np.polyfit(true.sum(axis=0), found.effect[0], 1)[0]
+    assert found.weights.mean() == pytest.approx(slope, abs=0.1)
+    assert found.explained[0] > 0.4

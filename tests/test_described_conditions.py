@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
@@ -12,6 +13,7 @@ from helpers import assert_same_cells, make_trained
 
 import trvae_scvi as tv
 from trvae_scvi.metrics import comparison_matrix
+from trvae_scvi.predict._targets import _warn
 
 SETUP = {"labels_key": "cell_type"}
 TRAIN = {"max_epochs": 40, "early_stopping": False}
@@ -186,6 +188,31 @@ def test_a_change_holds_nothing_of_what_the_control_is_off_by(described, simulat
     assert np.mean(of_change) < 0.8 * np.mean(of_cells)
 
 
+def test_other_cells_than_the_model_s_own_are_changed_by_the_change_alone():
+    """What the control's means are off by is in its cells, and in no others."""
+    simulated = tv.datasets.simulate_conditions(1400, 80, n_conditions=60, n_types=1, seed=5)
+    cells, name = simulated.adata, unmeasured(simulated)[0]
+    model = make_trained(cells, {}, {"max_epochs": 30}, condition_features=simulated.features)
+    own = cells[(cells.obs["condition"] == "control").to_numpy()].copy()
+    others = own.copy()
+    others.X.data += 1  # cells of other values are other cells
+    differences = []
+    for given in (own, others):
+        predicted = model.predict_perturbation(given, target=name)
+        effect = model.get_perturbation_effect(given, target=name, groupby="condition")
+        change = comparison_matrix(predicted).mean(axis=0) - comparison_matrix(given).mean(axis=0)
+        differences.append(np.abs(effect["change"] - change).max())
+    assert differences[0] > 0.05
+    assert differences[1] < 1e-4
+    # cell by cell, whatever else is asked for
+    mixed = own.copy()
+    mixed.X[0] = others.X[0]
+    first, second, third = (model.predict_perturbation(c, target=name, method="mean").X for c in (own, others, mixed))
+    np.testing.assert_allclose(third[1:], first[1:], rtol=1e-4)
+    np.testing.assert_allclose(third[0], second[0], rtol=1e-4)
+    assert np.abs(second[0] / first[0] - 1).max() > 0.05
+
+
 # ---- warnings
 
 
@@ -213,9 +240,36 @@ def test_little_that_is_explained_warns():
     rows = [name for name in drugs.obs["condition"].unique() if name != "control"]
     table.loc[rows] = table.loc[np.random.default_rng(0).permutation(rows)].to_numpy()
     model = make_trained(drugs, SETUP, {"max_epochs": 1}, condition_features=table)
-    with pytest.warns(UserWarning, match="explain less than 10% of what"):
+    with pytest.warns(UserWarning, match="on average"):
         predicted = model.predict_perturbation(drugs[:50], target=truth.obs["condition"].iloc[0])
     assert predicted.uns["trvae"]["explained"][0] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("share", "described", "explained", "match"),
+    [
+        (0.05, [1.0, 0.2], [1.0, 0.2], r"Descriptions explain 5% .* differ by: \['x'\] are"),
+        (0.9, [1.0, 0.05], [1.0, 0.05], r"No measured condition is described like \['x'\]"),
+        (0.2, [1.0, 0.5], [1.0, 0.05], r"explain less than 10% of what \['x'\] may do"),
+    ],
+)
+def test_each_reason_has_its_warning(share, described, explained, match):
+    found = SimpleNamespace(described=np.array(described), explained=np.array(explained))
+    with pytest.warns(UserWarning, match=match):
+        _warn(["control again", "x"], np.array([[0.0], [1.0]]), found, share)
+
+
+def test_the_description_of_the_control_does_not_warn(simulated, control):
+    shuffled = simulated.features.copy()
+    rows = [name for name in shuffled.index if name != "control"]
+    shuffled.loc[rows] = np.random.default_rng(0).standard_normal((len(rows), shuffled.shape[1]))
+    shuffled.loc["nothing"] = 0.0
+    model = make_trained(simulated.adata, SETUP, {"max_epochs": 2}, condition_features=shuffled)
+    with pytest.warns(UserWarning, match=r"differ by: \['condition_30'\] are predicted"):
+        model.predict_perturbation(control, target=["nothing", "condition_30"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict_perturbation(control, target="nothing")
 
 
 def test_what_is_known_does_not_warn(described, simulated, control):
@@ -282,6 +336,28 @@ def test_a_combination_with_what_only_a_query_has_is_the_additive_one(pairs):
         np.testing.assert_allclose(both.uns["trvae"]["weights"][i], alone.uns["trvae"]["weights"][0])
 
 
+def test_single_effects_are_added_up_where_no_combination_was_measured(pairs):
+    """Only combinations tell how far single effects, which are known by themselves, add up."""
+    cells, known, truth, _ = pairs
+    single = cells[~cells.obs["condition"].str.contains(r"\+").to_numpy()].copy()
+    name, short = truth.obs["condition"].iloc[0], {"max_epochs": 2}
+    models = [make_trained(single, {}, short), make_trained(single, {}, short, condition_features=known)]
+    first, second = (m.predict_combination(single, target=name, control="control", source="control") for m in models)
+    assert_same_cells(first, second)
+
+
+def test_what_a_query_has_does_not_change_combinations_of_others(pairs):
+    cells, _, truth, model = pairs
+    name = truth.obs["condition"].iloc[0]
+    query = cells[cells.obs["condition"].isin(["gene_1", "gene_2"]).to_numpy()].copy()
+    query.obs["condition"] = query.obs["condition"].map({"gene_1": "new", "gene_2": f"new+{name.split('+')[0]}"})
+    mapped = tv.TRVAE.load_query_data(query, model)
+    mapped.train(max_epochs=1)
+    asked = {"target": name, "control": "control", "source": "control", "method": "mean"}
+    first, second = (m.predict_combination(cells, **asked).X for m in (model, mapped))
+    np.testing.assert_allclose(first, second, rtol=1e-4)
+
+
 @pytest.mark.parametrize("n_columns", [3, 40])
 def test_descriptions_that_do_not_add_up_leave_combinations_additive(pairs, n_columns):
     cells, known, truth, _ = pairs
@@ -317,6 +393,7 @@ BAD_TABLES = [
     (lambda t: 0.0 * t, ValueError, r"found 2: \["),
     (lambda t: t.rename(index={"control": np.nan}), ValueError, "a missing name"),
     (lambda t: t.set_index("x", append=True), TypeError, "MultiIndex"),
+    (lambda t: t.set_axis(["x", "x"], axis=1), ValueError, r"found \['x'\] more than once"),
     (lambda t: t.astype(complex), TypeError, "columns of numbers"),
     (lambda t: t.astype(object), TypeError, "astype\\(float\\)"),
     (lambda t: pd.concat([t, t.iloc[:1].rename(index=lambda _: "all") + 1.0]), ValueError, "cannot be named 'all'"),
@@ -435,8 +512,9 @@ def test_a_query_may_bring_further_descriptions(described, simulated, control):
 BAD_ROWS = [
     (lambda t: t.to_numpy(), TypeError, "pandas DataFrame"),
     (lambda t: t.iloc[:, 1:], ValueError, r"in one of both alone \['feature_1'\]"),
-    (lambda t: t.set_axis(["feature_1", *t.columns[:-1]], axis=1), ValueError, r"alone \['feature_6'\]"),
-    (lambda t: pd.concat([t, t.iloc[:, :1]], axis=1), ValueError, "one of them twice"),
+    (lambda t: t.rename(columns={"feature_6": "other"}), ValueError, r"alone \['feature_6', 'other'\]"),
+    (lambda t: pd.concat([t, t.iloc[:, :1]], axis=1), ValueError, r"found \['feature_1'\] more than once"),
+    (lambda t: t.rename(index={"condition_30": "all"}), ValueError, "cannot be named 'all'"),
     (lambda t: t + 1.0, ValueError, r"found others for \['control', 'condition_1'"),
 ]
 

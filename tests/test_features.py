@@ -65,3 +65,20 @@ def test_doses_need_a_drug_and_a_list_of_names():
         dose_features(["c", "a"], [0, 1], drugs=["", np.nan])
     with pytest.raises(TypeError, match="Write"):
         dose_features("ab", [0, 1])
+
+
+def test_a_table_of_doses_continues_another_one():
+    """As that of a reference, whose scale starts at its own smallest dose."""
+    first = dose_features(["c", "1", "30", "y"], [0, 1, 30, 500], drugs=["", "x", "x", "y"])
+    more = dose_features(["30.0"], [30], drugs=["x"], smallest={"x": 1, "y": 500})
+    assert more.loc["30.0", "x"] == first.loc["30", "x"]
+    assert dose_features(["a"], [30], smallest=1.0).loc["a", "dose"] == first.loc["30", "x"]
+
+
+@pytest.mark.parametrize(
+    ("smallest", "error", "match"),
+    [(0.0, ValueError, "smallest"), ("1", TypeError, "smallest"), ({"y": 1.0}, ValueError, "none for 'x'")],
+)
+def test_a_scale_has_to_be_one(smallest, error, match):
+    with pytest.raises(error, match=match):
+        dose_features(["c", "a"], [0, 1], drugs=["", "x"], smallest=smallest)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from ._arguments import plain_list
+from ._arguments import check_number, plain_list
 from .predict._combination import factors_of
 
 if TYPE_CHECKING:
@@ -64,7 +65,11 @@ def combination_features(names: Sequence[str], *, control: str, separator: str =
 
 
 def dose_features(
-    names: Sequence[str], doses: Sequence[float] | np.ndarray, *, drugs: Sequence[str] | None = None
+    names: Sequence[str],
+    doses: Sequence[float] | np.ndarray,
+    *,
+    drugs: Sequence[str] | None = None,
+    smallest: float | Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     r"""Describe conditions by a dose or a time, on a logarithmic scale that starts at 0.
 
@@ -79,6 +84,9 @@ def dose_features(
         Dose or time of every condition, from 0 on; 0 for the control.
     drugs
         Drug of every condition; that of the control does not matter. ``None``: one for all.
+    smallest
+        :math:`x_0`, one number or one for every drug, where it is not the smallest of `doses`: a table that continues
+        another one, such as that of a reference, needs the other one's.
 
     Returns
     -------
@@ -89,7 +97,8 @@ def dose_features(
     TypeError
         If `names` is a text instead of a list of them.
     ValueError
-        If lengths differ, a name is there twice, a dose is negative or not finite, or has no drug.
+        If lengths differ, a name is there twice, a dose is negative or not finite, or has no drug, or `smallest` is not
+        positive or lacks a drug.
 
     Examples
     --------
@@ -121,5 +130,17 @@ def dose_features(
     table = pd.DataFrame(0.0, index=pd.Index(names), columns=columns)
     for drug in columns:
         rows = np.array([name == drug for name in of_drug]) & (values > 0)
-        table.loc[rows, drug] = np.log1p(values[rows] / values[rows].min())
+        table.loc[rows, drug] = np.log1p(values[rows] / _unit(smallest, drug, values[rows]))
     return table
+
+
+def _unit(smallest: float | Mapping[str, float] | None, drug: str, doses: np.ndarray) -> float:
+    """The dose that a drug's others are relative to."""
+    if smallest is None:
+        return float(doses.min())
+    if isinstance(smallest, Mapping) and drug not in smallest:
+        msg = f"Expected `smallest` to have a dose for every drug, found none for {drug!r}."
+        raise ValueError(msg)
+    found = smallest[drug] if isinstance(smallest, Mapping) else smallest
+    check_number("smallest", found, positive=True)
+    return float(found)

@@ -30,7 +30,7 @@ __all__ = ["ConditionProcess", "Effects", "Unmeasured", "fit_condition_process"]
 
 _LENGTHS = (0.5, 1.0, 2.0)  # of the smooth part, in median distances
 # of the four parts' shares a priori, in conditions: who describes conditions thinks that descriptions tell
-_PRIOR = 0.2 * np.array([0.3, 0.3, 0.3, 0.1])
+_PRIOR = 0.1 * np.array([0.3, 0.3, 0.3, 0.1])
 _MOST = 600  # conditions that scales are learned from; the rest counts in predictions
 _ROUNDS, _EM_STEPS = 4, 100
 _LEAST_KNOWN = 0.1  # share of variance in a gene's estimates; thousands of genes with less would count for their noise
@@ -65,9 +65,9 @@ class Unmeasured(NamedTuple):
     effect, sd
         Posterior means and standard deviations of their effects, `t x g`.
     weights
-        Of the measured conditions' effects in these, for a gene that is known as well as genes are on average, `t x s`.
+        Of the measured conditions' effects in these, averaged over genes as they vary, `t x s`.
     explained
-        Share of a condition's prior variance that the measured ones explain, `t`, for such a gene.
+        Share of a condition's prior variance that the measured ones explain, `t`, of all genes together.
     described
         The same of what depends on the description alone, `t`.
     of_control
@@ -94,7 +94,7 @@ class ConditionProcess:
     unit
         What descriptions are divided by.
     variances
-        Of the four parts in turn: shared, linear, smooth, own; their sum is about 1.
+        Of the four parts in turn: shared, linear, smooth, own; their sum is 1.
     length
         Of the smooth part.
     outlying
@@ -105,8 +105,6 @@ class ConditionProcess:
         The other factor, `g`.
     grid, posterior
         Variances of effects (`k`) and their posterior probabilities (`g x k`).
-    typical
-        Ratio of noise to variance of a gene that is known as well as genes are on average.
     """
 
     features: np.ndarray
@@ -120,7 +118,6 @@ class ConditionProcess:
     gene_noise: np.ndarray
     grid: np.ndarray
     posterior: np.ndarray
-    typical: float
 
     @property
     def share_described(self) -> float:
@@ -141,13 +138,19 @@ class ConditionProcess:
         total = np.where(at_origin, 0.0, alone.sum(axis=1) + self.variances[3])
         z = vectors.T @ self.estimate
         effect, sd = self._moments(rotated, total, values, z)
-        typical = 1.0 / (values + self.typical)
+        typical = self._inverse_variances(values)
         explained, described = (
             np.where(at_origin, 1.0, np.clip(known**2 @ typical / np.maximum(of, _TINY), 0.0, 1.0))
             for known, of in ((rotated, total), (of_description, alone[:, 1:].sum(axis=1)))
         )
         weights = (rotated * typical) @ vectors.T
         return Unmeasured(effect, sd, weights, explained, described, self._of_control(values, vectors, z))
+
+    def _inverse_variances(self, values: np.ndarray) -> np.ndarray:
+        """Of the coordinates, relative to a gene's own variance, averaged over genes as they vary."""
+        tau = self.posterior @ self.grid
+        each = tau**2 / (tau * values[:, None] + self.gene_noise)
+        return each.sum(axis=1) / max(float(tau.sum()), _TINY)
 
     def _of_control(self, values: np.ndarray, vectors: np.ndarray, z: np.ndarray) -> np.ndarray:
         alike = vectors.sum(axis=0)[:, None] * z
@@ -247,11 +250,14 @@ def fit_condition_process(features: np.ndarray, effects: Effects) -> ConditionPr
             for scale in _LENGTHS
         ]
         _, variances, length = min(fits, key=lambda fit: fit[0])
+        # only their products with the genes' variances are determined: of a few conditions they would go to 0
+        total = float(variances.sum())
+        variances, moments, typical = variances / total, moments / total, typical / total
         outlying = _outlying(_Parts.of(scaled, length), variances, moments, typical, noise, control_noise)
     values, vectors = _independent(_Parts.of(scaled, length), variances, outlying, noise, control_noise)
     grid, posterior = _gene_variances(vectors.T @ y, values, gene_noise)
     return ConditionProcess(
-        features, y, unit, variances, length, outlying, noise, control_noise, gene_noise, grid, posterior, typical
+        features, y, unit, variances, length, outlying, noise, control_noise, gene_noise, grid, posterior
     )
 
 

@@ -17,6 +17,7 @@ from trvae_scvi.data._condition_features import ConditionFeatures
 from trvae_scvi.metrics import comparison_matrix, skill
 from trvae_scvi.metrics._scorer import DEFAULT_METRICS, Scorer
 from trvae_scvi.model._trvae_model import TRVAE
+from trvae_scvi.predict._request import as_list
 
 from ._comparison import CEILING
 from ._holdout import MIN_CELLS, in_order, only_values, set_aside
@@ -202,7 +203,7 @@ def _folds(
         msg = f"Expected `control` to be the condition whose features are all 0, found {control!r}."
         raise ValueError(msg)
     known = [name for name in conditions if name != control and numbers[name] >= MIN_CELLS]
-    asked = known if targets is None else [targets] if isinstance(targets, str) else list(targets)
+    asked = known if targets is None else as_list(targets)
     unknown = [name for name in asked if name not in known]
     if len(set(asked)) < len(asked):
         msg = f"Expected different `targets`, found {asked}."

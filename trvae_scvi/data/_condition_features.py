@@ -60,6 +60,15 @@ class ConditionFeatures:
             found = f"{twice} more than once" if twice else "a missing name"
             msg = f"Expected every condition once in the index of `condition_features`, found {found}."
             raise ValueError(msg)
+        columns = [str(name) for name in table.columns]
+        repeated = (
+            sorted({name for name in columns if columns.count(name) > 1}) if len(set(columns)) < len(columns) else []
+        )
+        if repeated:
+            msg = (
+                f"Expected every column of `condition_features` once, found {repeated[:_SHOWN]} more than once. Rename."
+            )
+            raise ValueError(msg)
         types = pd.api.types
         kinds = [types.is_numeric_dtype(kind) and not types.is_complex_dtype(kind) for kind in table.dtypes]
         foreign = [str(name) for name, is_number in zip(table.columns, kinds, strict=True) if not is_number]
@@ -75,18 +84,14 @@ class ConditionFeatures:
             rows = plain_list(names[~finite])[:_SHOWN]
             msg = f"Expected finite numbers in `condition_features`, found others for {rows}. Fill them in."
             raise ValueError(msg)
-        return cls(plain_list(names), [str(name) for name in table.columns], values)
+        return cls(plain_list(names), columns, values)
 
     def check(self, conditions: Sequence[Any]) -> None:
         """Raise a ValueError unless all conditions are described, and exactly one of them by 0 alone: the control.
 
         Warns where one column rules all distances.
         """
-        if "all" in self.names and "all" not in list(conditions):
-            msg = (
-                "A condition that was not measured cannot be named 'all', which asks for all measured ones. Rename it."
-            )
-            raise ValueError(msg)
+        self.check_others(conditions)
         known = set(self.names)
         missing = [name for name in plain_list(conditions) if name not in known]
         if missing:
@@ -103,6 +108,14 @@ class ConditionFeatures:
                 "Expected one condition whose `condition_features` are all 0, the control that descriptions are "
                 f"relative to, found {found}. Subtract the control's row from all, and give others what sets them "
                 "apart."
+            )
+            raise ValueError(msg)
+
+    def check_others(self, conditions: Sequence[Any]) -> None:
+        """Raise a ValueError for a name that no unmeasured condition can have; warn where a column rules distances."""
+        if "all" in self.names and "all" not in list(conditions):
+            msg = (
+                "A condition that was not measured cannot be named 'all', which asks for all measured ones. Rename it."
             )
             raise ValueError(msg)
         self._warn_of_scales()

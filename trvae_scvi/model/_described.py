@@ -56,6 +56,11 @@ def with_new_rows(given: pd.DataFrame | None, known: dict[str, Any] | None) -> d
     ------
     TypeError, ValueError
         If the query's is no table of numbers, the reference has none, or what both describe differs.
+
+    Warns
+    -----
+    UserWarning
+        If one column rules all distances.
     """
     if given is None:
         return known
@@ -66,10 +71,12 @@ def with_new_rows(given: pd.DataFrame | None, known: dict[str, Any] | None) -> d
         )
         raise ValueError(msg)
     theirs, own = ConditionFeatures(**known), ConditionFeatures.of(given)
-    differ = sorted(set(own.columns) ^ set(theirs.columns)) or len(own.columns) - len(theirs.columns)
+    differ = sorted(set(own.columns) ^ set(theirs.columns))
     if differ:
-        found = "one of them twice" if isinstance(differ, int) else f"in one of both alone {differ[:_SHOWN]}"
-        msg = f"Expected `condition_features` with the columns of the reference's, found {found}."
+        msg = (
+            "Expected `condition_features` with the columns of the reference's, found in one of both alone "
+            f"{differ[:_SHOWN]}."
+        )
         raise ValueError(msg)
     place = [own.columns.index(name) for name in theirs.columns]
     own = ConditionFeatures(own.names, theirs.columns, own.values[:, place])
@@ -84,4 +91,6 @@ def with_new_rows(given: pd.DataFrame | None, known: dict[str, Any] | None) -> d
         raise ValueError(msg)
     new = [name for name in own.names if name not in theirs.names]
     values = np.concatenate([theirs.values, own.of_conditions(new)])
-    return ConditionFeatures([*theirs.names, *new], theirs.columns, values).plain()
+    merged = ConditionFeatures([*theirs.names, *new], theirs.columns, values)
+    merged.check_others(theirs.names)
+    return merged.plain()

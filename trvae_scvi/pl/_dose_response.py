@@ -139,10 +139,11 @@ def _observed(model: TRVAE, conditions: Sequence[str], source: str) -> dict[str,
 
 def _warn_of_extrapolation(model: TRVAE, conditions: Sequence[str], measured: set[str]) -> None:
     """Of conditions that are described by more of something than any that was measured."""
-    if model.features_ is None:
+    if model.features_ is None or model.process_ is None:
         return
     table = pd.DataFrame(model.features_["values"], index=model.features_["names"])
-    known = table.loc[table.index.isin(list(measured))]
+    names = model.get_state_registry("batch").categorical_mapping
+    known = table.loc[[names[code] for code in model.process_["codes"]]]  # a query's own tell nothing of others
     beyond = [name for name in conditions if name not in measured and (table.loc[name] > known.max()).any()]
     if beyond:
         warn(f"{beyond} are described by larger doses than all measured conditions: nothing tells what happens there.")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["combination_weights", "combined_targets", "factors_of"]
 
 _TOLERANCE = 1e-6
+_LEAST_COMBINATIONS = 3
+_LEAST_DESCRIBED = 0.5  # share of what conditions differ by
 
 
 def combined_targets(model: Model, target: str | Sequence[str], *, control: str | None, separator: str) -> Targets:
@@ -42,15 +44,16 @@ def combined_targets(model: Model, target: str | Sequence[str], *, control: str 
     # a draw depends on what is combined, not on what else is asked for or known
     streams = {name: _stream(factors_of(name, control, separator)) for name in names}
     learned = LearnedProcess.of(model)
-    features = None if model.features_ is None else ConditionFeatures(**model.features_)
     rows: dict[str, np.ndarray] = {}
-    if learned is not None and features is not None:
-        codes_of = np.append(learned.codes, learned.control)
-        table = features.of_conditions([known[code] for code in codes_of])
-        if _describes_factors(table, [factors_of(conditions[code], control, separator) for code in codes_of]):
-            # what only a query has told descriptions nothing
-            is_known = [np.isclose(np.delete(own, codes_of), 0.0).all() for own in weights]
-            rows = {name: own[codes_of] @ table for name, own, yes in zip(names, weights, is_known, strict=True) if yes}
+    if learned is not None and model.features_ is not None:
+        codes_of = [*learned.codes, learned.control]
+        table = ConditionFeatures(**model.features_).of_conditions([known[code] for code in codes_of])
+        sets = [factors_of(conditions[code], control, separator) for code in codes_of]
+        parts = _described_factors(table, sets) if learned.process.share_described >= _LEAST_DESCRIBED else {}
+        for name in names:
+            factors = factors_of(name, control, separator)
+            if factors <= set(parts):  # what only a query has told descriptions nothing
+                rows[name] = np.sum([parts[factor] for factor in sorted(factors)], axis=0)
     added = {name: own for name, own in zip(names, weights, strict=True) if name not in rows}
     if learned is not None and rows:
         return Targets.described(predictor, learned, codes, streams, rows, added=added)
@@ -58,16 +61,21 @@ def combined_targets(model: Model, target: str | Sequence[str], *, control: str 
     return Targets(predictor.combining(weights), codes, streams, {}, notes)
 
 
-def _describes_factors(table: np.ndarray, sets: Sequence[frozenset[str]]) -> bool:
-    """Whether descriptions are sums of one part for each factor, and these parts tell all factors apart.
+def _described_factors(table: np.ndarray, sets: Sequence[frozenset[str]]) -> dict[str, np.ndarray]:
+    """Each factor's part of descriptions that are sums of them; none where these are better left alone.
 
-    What is linear in them is then whatever adds up.
+    That is where descriptions do not add up or do not tell all factors apart, so that what adds up is not linear in
+    them, and where hardly any combination was measured: only these tell how far single effects, each known by itself,
+    add up.
     """
     factors = sorted(frozenset().union(*sets))
+    if sum(len(present) > 1 for present in sets) < _LEAST_COMBINATIONS:
+        return {}
     design = np.array([[float(factor in present) for factor in factors] for present in sets])
     parts = np.linalg.pinv(design) @ table
     adds_up = np.abs(design @ parts - table).max() <= _TOLERANCE * np.abs(table).max()
-    return bool(adds_up and np.linalg.matrix_rank(parts) == len(factors))
+    tells = adds_up and np.linalg.matrix_rank(parts) == len(factors)
+    return dict(zip(factors, parts, strict=True)) if tells else {}
 
 
 def combination_weights(conditions: Sequence[str], target: str, control: str | None, separator: str) -> np.ndarray:

@@ -16,6 +16,7 @@ from trvae_scvi.data._group_means import label_means, one_count
 from trvae_scvi.data._strata import comparable, fit_into_memory
 
 from ._curves import response_curves
+from ._own_cells import fingerprints_of
 from ._predictor import Predictor, resolved
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class LearnedProcess:
         Codes of its conditions, and of the control.
     curves, shares
         What :func:`~._curves.shifts_for` takes.
+    cells
+        Fingerprints of the control cells that changes are against.
     """
 
     process: ConditionProcess
@@ -47,6 +50,7 @@ class LearnedProcess:
     control: int
     curves: np.ndarray | None
     shares: np.ndarray | None
+    cells: np.ndarray
 
     @classmethod
     def of(cls, model: Model) -> LearnedProcess | None:
@@ -54,7 +58,7 @@ class LearnedProcess:
         if model.process_ is None:
             return None
         plain = dict(model.process_)
-        own = {name: plain.pop(name) for name in ("codes", "control", "curves", "shares")}
+        own = {name: plain.pop(name) for name in ("codes", "control", "curves", "shares", "cells")}
         return cls(ConditionProcess(**plain), **own)
 
 
@@ -94,10 +98,11 @@ def learn_process(model: Model) -> dict[str, Any] | None:
     )
     process = fit_condition_process(features[codes], effects)
     adata = resolved(None, model.adata)
-    of_control = (adata.obs[schema.condition_key] == schema.conditions[control]).to_numpy()
-    rows = np.sort(np.random.default_rng(0).permutation(np.flatnonzero(of_control))[:_CELLS])
-    curves = response_curves(predictor, AnnDataCells(adata, rows, schema))
-    return {"codes": codes, "control": control, **curves, **vars(process)}
+    rows = np.flatnonzero((adata.obs[schema.condition_key] == schema.conditions[control]).to_numpy())
+    some = np.sort(np.random.default_rng(0).permutation(rows)[:_CELLS])
+    curves = response_curves(predictor, AnnDataCells(adata, some, schema))
+    cells = fingerprints_of(AnnDataCells(adata, rows, schema))
+    return {"codes": codes, "control": control, "cells": cells, **curves, **vars(process)}
 
 
 def _totals(groups: GroupMeans) -> np.ndarray:

@@ -20,6 +20,7 @@ from trvae_scvi.data._schema import Schema
 from trvae_scvi.module._trvae_module import means_only
 
 from ._levels import Levels
+from ._own_cells import fingerprints
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -60,8 +61,11 @@ class Predictor:
         What cells are decoded with instead, see :meth:`combining`.
     levels
         Of labels under conditions that they were not measured under; ``None`` if there are none.
-    shifts
-        What is added to the decoder's output under a condition, by its code, see :meth:`describing`.
+    shifts, own_shifts
+        What is added to the decoder's output under a condition, by its code, `1 x g`, see :meth:`describing`; and what
+        instead for cells that the model has learned from.
+    own
+        Fingerprints of these.
     """
 
     module: TRVAEModule
@@ -72,6 +76,8 @@ class Predictor:
     decoding: TRVAEModule | None = None
     levels: Levels | None = None
     shifts: Mapping[int, np.ndarray] = field(default_factory=dict)
+    own_shifts: Mapping[int, np.ndarray] = field(default_factory=dict)
+    own: np.ndarray | None = None
 
     @classmethod
     def of(cls, model: Model) -> Predictor:
@@ -143,8 +149,11 @@ class Predictor:
             predicted: dict[Any, np.ndarray | sparse.csr_matrix] = {}
             labels = self._labels_of(cells.latest)
             sources = tensors[REGISTRY_KEYS.BATCH_KEY].cpu().numpy().ravel()
+            is_own = None if self.own is None else np.isin(fingerprints(x), self.own)[:, None]
             for name, code in targets.items():
                 shift = self.shifts.get(code)
+                if shift is not None and is_own is not None:
+                    shift = np.where(is_own, self.own_shifts[code], shift)
                 if shift is None and self.levels is not None and labels is not None:
                     shift = self.levels.of(labels, sources, code)
                 decoded = self._decode(asked, code, shift)
@@ -201,7 +210,13 @@ class Predictor:
         outputs = decoding.generative(**given, transform_batch=code, shift=moved)
         return self.module.likelihood.decoded(outputs[MODULE_KEYS.PX_KEY], outputs["theta"])
 
-    def describing(self, weights: np.ndarray, control: int, shifts: np.ndarray) -> Predictor:
+    def describing(
+        self,
+        weights: np.ndarray,
+        control: int,
+        shifts: np.ndarray,
+        of_own: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> Predictor:
         """As :meth:`combining`, the first with given shifts of the output in place of sums of the conditions' offsets.
 
         Parameters
@@ -212,12 +227,17 @@ class Predictor:
             Code of the condition that shifts are against.
         shifts
             Of the first targets, `at most t x g`, with size factors of the logarithm of the mean.
+        of_own
+            Other shifts for cells that the model has learned from, and fingerprints of these.
         """
         of_offsets = weights.copy()
         of_offsets[: len(shifts)] = np.eye(weights.shape[1])[control]
         first = len(self.schema.conditions)
-        by_code = {first + i: row[None] for i, row in enumerate(shifts.astype(np.float32))}
-        return replace(self.combining(weights, of_offsets), shifts=by_code)
+        others, own = (shifts[:0], None) if of_own is None else of_own
+        by_code, own_by_code = (
+            {first + i: row[None] for i, row in enumerate(rows.astype(np.float32))} for rows in (shifts, others)
+        )
+        return replace(self.combining(weights, of_offsets), shifts=by_code, own_shifts=own_by_code, own=own)
 
     def combining(self, weights: np.ndarray, of_offsets: np.ndarray | None = None) -> Predictor:
         """The same with further conditions to decode with, weighted sums of those there are.

@@ -56,8 +56,9 @@ class Targets:
     def of(cls, model: Model, target: str | Sequence[str], *, as_change: bool = False) -> Targets:
         """Check the names asked for; a RuntimeError if the model is not trained, a ValueError for unknown targets.
 
-        Predicted cells are to be like other cells under the target, so that they also lose what the control they start
-        from is expected to be off by. That is no part of what a condition changes, which `as_change` asks for.
+        Predicted cells are to be like other cells under the target, so that those which the model has learned from also
+        lose what the control's means are expected to be off by. That is no part of what a condition changes, which
+        `as_change` asks for.
         """
         predictor = Predictor.of(model)
         conditions = list(predictor.schema.conditions)
@@ -96,11 +97,13 @@ class Targets:
         added = {} if added is None else added
         asked, table, n_described = [*rows, *added], np.stack(list(rows.values())), len(rows)
         found = learned.process.predict(table)
-        _warn(list(rows), found, learned.process.share_described)
-        is_other = table.any(axis=1, keepdims=True) & (not as_change)
-        wanted = found.effect + np.where(is_other, found.of_control, 0.0)
-        shifts, made = shifts_for(wanted, learned.curves, learned.shares)
-        sd = np.hypot(found.sd, made - wanted)  # what cannot be had is not known to be otherwise
+        _warn(list(rows), table, found, learned.process.share_described)
+        shifts, made = shifts_for(found.effect, learned.curves, learned.shares)
+        sd = np.hypot(found.sd, made - found.effect)  # what cannot be had is not known to be otherwise
+        of_own = None
+        if not as_change:
+            off = np.where(table.any(axis=1, keepdims=True), found.of_control, 0.0)
+            of_own = shifts_for(found.effect + off, learned.curves, learned.shares)[0], learned.cells
         weights = np.zeros((len(asked), len(conditions)))
         weights[:n_described, learned.codes] = found.weights
         weights[:n_described, learned.control] = 1.0 - found.weights.sum(axis=1)
@@ -109,7 +112,7 @@ class Targets:
         own = [weights[place[name]] if name in place else np.eye(len(conditions))[codes[name]] for name in codes]
         explained = dict(zip(rows, found.explained.tolist(), strict=True)) | dict.fromkeys(added, np.nan)
         return cls(
-            predictor.describing(weights, learned.control, shifts),
+            predictor.describing(weights, learned.control, shifts, of_own),
             {name: len(conditions) + place[name] if name in place else code for name, code in codes.items()},
             dict(streams),
             dict(zip(rows, sd, strict=True)),
@@ -121,19 +124,22 @@ class Targets:
         )
 
 
-def _warn(asked: list[Any], found: Unmeasured, share: float) -> None:
-    """Of what can only be the mean response."""
+def _warn(asked: list[Any], table: np.ndarray, found: Unmeasured, share: float) -> None:
+    """Of what can only be the mean response; what is described as the control is known to be that."""
     names = plain_list(asked)
-    alone = [name for name, value in zip(names, found.described, strict=True) if value < _LEAST_EXPLAINED]
-    little = [name for name, value in zip(names, found.explained, strict=True) if value < _LEAST_EXPLAINED]
-    average = "do what all measured conditions do on average."
-    if share < _LEAST_EXPLAINED:
+    other = [name for name, row in zip(names, table, strict=True) if row.any()]
+    alone, little = (
+        [name for name, value in zip(names, values, strict=True) if value < _LEAST_EXPLAINED]
+        for values in (found.described, found.explained)
+    )
+    average = "do no more than measured conditions do on average."
+    if share < _LEAST_EXPLAINED and other:
         tells = f"Descriptions explain {share:.0%} of what the measured conditions differ by"
-        warn(f"{tells}: {names} are predicted to {average}")
+        warn(f"{tells}: {other} are predicted to {average}")
     elif alone:
         warn(f"No measured condition is described like {alone}: they are predicted to {average}")
     elif little:
         warn(
             f"Measured conditions explain less than {_LEAST_EXPLAINED:.0%} of what {little} may do: they are predicted "
-            f"to do hardly more than {average[3:]}"
+            f"to {average}"
         )
