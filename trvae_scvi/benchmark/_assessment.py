@@ -46,8 +46,10 @@ class Assessment:
 
     Attributes
     ----------
-    group, target
-        What is to be predicted.
+    group
+        Whose cells are to be predicted.
+    target
+        Under which condition.
     verdict
         One of `VERDICTS`.
     message
