@@ -358,6 +358,26 @@ def test_what_a_query_has_does_not_change_combinations_of_others(pairs):
     np.testing.assert_allclose(first, second, rtol=1e-4)
 
 
+def test_factors_that_were_never_alone_are_described_too():
+    """A drug and its dose: no dose is without a drug, and yet sums of both are known."""
+    names = [f"{drug}+{dose}" for drug in "ABCD" for dose in ("1 nM", "10 nM", "100 nM")]
+    simulated = tv.datasets.simulate_conditions(1500, 60, n_conditions=12, n_types=1)
+    cells = simulated.adata.copy()
+    kept = cells.obs["condition"].isin(["control", *[f"condition_{i}" for i in range(1, 10)]]).to_numpy()
+    cells = cells[kept].copy()
+    renamed = {f"condition_{i + 1}": name for i, name in enumerate(names)}
+    cells.obs["condition"] = cells.obs["condition"].astype(str).replace(renamed)
+    table = tv.features.combination_features(names, control="control")
+    asked = {"source": "control", "method": "mean"}
+    kept_out = cells[(cells.obs["condition"] != "B+10 nM").to_numpy()].copy()
+    model = make_trained(kept_out, {}, {"max_epochs": 2}, condition_features=table)
+    model.process_["variances"] = np.array([0.1, 0.5, 0.3, 0.1])  # these cells' own do not follow from it
+    combined = model.predict_combination(kept_out, target="B+10 nM", control="control", **asked)
+    directly = model.predict_perturbation(kept_out, target="B+10 nM", **asked)
+    np.testing.assert_allclose(combined.X, directly.X, rtol=1e-4)
+    assert "explained" in combined.uns["trvae"]
+
+
 @pytest.mark.parametrize("n_columns", [3, 40])
 def test_descriptions_that_do_not_add_up_leave_combinations_additive(pairs, n_columns):
     cells, known, truth, _ = pairs

@@ -296,10 +296,10 @@ class PerturbationMixin(BaseModelClass):
         :math:`e_A + e_B - e_\mathrm{control}`. It acts on the scale on which conditions enter the decoder, for counts
         the logarithm of the expected counts: an effect beyond that, synergy or antagonism, is not predicted.
 
-        Where three combinations or more of factors that are absent or present were measured, and `condition_features`
-        are sums of a part for every factor, as those of :func:`~trvae_scvi.features.combination_features` are, and
-        explain half of what conditions differ by, the combination is predicted from the sum of its parts' descriptions
-        instead: measured combinations then tell how far effects add up.
+        Where three combinations or more were measured, and `condition_features` are sums of a part for every factor, as
+        those of :func:`~trvae_scvi.features.combination_features` are, and explain half of what conditions differ by,
+        the combination is predicted from the sum of its parts' descriptions instead: measured combinations then tell
+        how far effects add up.
 
         Parameters
         ----------

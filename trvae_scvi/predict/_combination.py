@@ -16,7 +16,7 @@ from ._request import as_list
 from ._targets import Targets
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from trvae_scvi.data._model import Model
 
@@ -49,11 +49,8 @@ def combined_targets(model: Model, target: str | Sequence[str], *, control: str 
         codes_of = [*learned.codes, learned.control]
         table = ConditionFeatures(**model.features_).of_conditions([known[code] for code in codes_of])
         sets = [factors_of(conditions[code], control, separator) for code in codes_of]
-        parts = _described_factors(table, sets) if learned.process.share_described >= _LEAST_DESCRIBED else {}
-        for name in names:
-            factors = factors_of(name, control, separator)
-            if factors <= set(parts):  # what only a query has told descriptions nothing
-                rows[name] = np.sum([parts[factor] for factor in sorted(factors)], axis=0)
+        if learned.process.share_described >= _LEAST_DESCRIBED:
+            rows = _sums_of_parts(table, sets, {name: factors_of(name, control, separator) for name in names})
     added = {name: own for name, own in zip(names, weights, strict=True) if name not in rows}
     if learned is not None and rows:
         return Targets.described(predictor, learned, codes, streams, rows, added=added)
@@ -61,21 +58,29 @@ def combined_targets(model: Model, target: str | Sequence[str], *, control: str 
     return Targets(predictor.combining(weights), codes, streams, {}, notes)
 
 
-def _described_factors(table: np.ndarray, sets: Sequence[frozenset[str]]) -> dict[str, np.ndarray]:
-    """Each factor's part of descriptions that are sums of them; none where these are better left alone.
+def _sums_of_parts(
+    table: np.ndarray, sets: Sequence[frozenset[str]], asked: Mapping[str, frozenset[str]]
+) -> dict[str, np.ndarray]:
+    """Descriptions of combinations as sums of a part for each factor; none for those that are better left alone.
 
-    That is where descriptions do not add up or do not tell all factors apart, so that what adds up is not linear in
-    them, and where hardly any combination was measured: only these tell how far single effects, each known by itself,
-    add up.
+    That is where descriptions do not add up, or tell less than the factors do, so that what adds up is not linear in
+    them; where hardly any combination was measured, as only these tell how far single effects, each known by itself,
+    add up; and for factors that nothing was learned from, as those that only a query has.
     """
-    factors = sorted(frozenset().union(*sets))
     if sum(len(present) > 1 for present in sets) < _LEAST_COMBINATIONS:
         return {}
+    factors = sorted(frozenset().union(*sets))
     design = np.array([[float(factor in present) for factor in factors] for present in sets])
-    parts = np.linalg.pinv(design) @ table
-    adds_up = np.abs(design @ parts - table).max() <= _TOLERANCE * np.abs(table).max()
-    tells = adds_up and np.linalg.matrix_rank(parts) == len(factors)
-    return dict(zip(factors, parts, strict=True)) if tells else {}
+    inverse = np.linalg.pinv(design)
+    adds_up = np.abs(design @ inverse @ table - table).max() <= _TOLERANCE * np.abs(table).max()
+    if not adds_up or np.linalg.matrix_rank(table) < np.linalg.matrix_rank(design):
+        return {}
+    found = {}
+    for name, wanted in asked.items():
+        own = np.array([float(factor in wanted) for factor in factors])
+        if wanted <= set(factors) and np.abs(own @ inverse @ design - own).max() <= _TOLERANCE:
+            found[name] = own @ inverse @ table
+    return found
 
 
 def combination_weights(conditions: Sequence[str], target: str, control: str | None, separator: str) -> np.ndarray:
