@@ -60,14 +60,10 @@ class ConditionFeatures:
             found = f"{twice} more than once" if twice else "a missing name"
             msg = f"Expected every condition once in the index of `condition_features`, found {found}."
             raise ValueError(msg)
-        columns = [str(name) for name in table.columns]
-        repeated = (
-            sorted({name for name in columns if columns.count(name) > 1}) if len(set(columns)) < len(columns) else []
-        )
-        if repeated:
-            msg = (
-                f"Expected every column of `condition_features` once, found {repeated[:_SHOWN]} more than once. Rename."
-            )
+        columns = pd.Index([str(name) for name in table.columns])
+        if not columns.is_unique:
+            twice = list(columns[columns.duplicated()].unique())[:_SHOWN]
+            msg = f"Expected every column of `condition_features` once, found {twice} more than once. Rename them."
             raise ValueError(msg)
         types = pd.api.types
         kinds = [types.is_numeric_dtype(kind) and not types.is_complex_dtype(kind) for kind in table.dtypes]
@@ -84,7 +80,7 @@ class ConditionFeatures:
             rows = plain_list(names[~finite])[:_SHOWN]
             msg = f"Expected finite numbers in `condition_features`, found others for {rows}. Fill them in."
             raise ValueError(msg)
-        return cls(plain_list(names), columns, values)
+        return cls(plain_list(names), list(columns), values)
 
     def check(self, conditions: Sequence[Any]) -> None:
         """Raise a ValueError unless all conditions are described, and exactly one of them by 0 alone: the control.
