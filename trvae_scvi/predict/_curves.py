@@ -20,7 +20,7 @@ __all__ = ["response_curves", "shifts_for"]
 _SHIFTS = np.array([-4, -3, -2, -1.5, -1, -0.6, -0.3, 0, 0.3, 0.6, 1, 1.5, 2, 3, 4, 6, 8], dtype=np.float64)
 _TARGET_SUM = 1e4
 _DRAWN_CELLS = 500  # fewer are changed several times
-_FEW = 30  # counts of a gene in all cells that are too few to see what becomes of them
+_FEW = 30  # counts of a gene in all draws that are too few to see what becomes of them
 _STEPS, _LARGEST_STEP, _CLOSE = 30, 0.5, 1e-3
 _FLAT = 0.1  # a slope below which a gene costs nothing to move, but moving it brings nothing either
 
@@ -55,8 +55,11 @@ def response_curves(predictor: Predictor, cells: Cells) -> dict[str, np.ndarray 
     if not likelihood.models_counts:
         curves = sums / len(cells.obs)
         return {"curves": (curves - curves[_SHIFTS == 0]).astype(np.float32), "shares": None}
-    drawn, likely = sums / (len(cells.obs) * -(-_DRAWN_CELLS // len(cells.obs)))
-    curves = np.where(seen < _FEW, likely - likely[_SHIFTS == 0], drawn - drawn[_SHIFTS == 0])
+    n_times = -(-_DRAWN_CELLS // len(cells.obs))
+    drawn, likely = sums / (len(cells.obs) * n_times)
+    # a gene that is hardly seen is seen well once it is moved up, and many counts of it are not one
+    are_few = (seen < _FEW) & (n_times * expected * np.exp(_SHIFTS)[:, None] < _FEW)
+    curves = np.where(are_few, likely - likely[_SHIFTS == 0], drawn - drawn[_SHIFTS == 0])
     is_closed = predictor.schema.size_factor_key is None
     # draws let a mean fall now and then where it should rise
     curves = np.maximum.accumulate(curves, axis=0).astype(np.float32)
