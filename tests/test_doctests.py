@@ -15,7 +15,7 @@ import scvi
 import trvae_scvi as tv
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-MODULES = {name: getattr(tv, name) for name in ("datasets", "mapping", "metrics", "benchmark", "nn", "pl")}
+MODULES = {name: getattr(tv, name) for name in ("datasets", "mapping", "metrics", "benchmark", "features", "nn", "pl")}
 
 
 def is_ours(obj):

@@ -72,8 +72,8 @@ class Assessment:
     >>> adata = tv.datasets.simulate_perturbation(n_cells=1500, n_genes=100, n_types=4).adata
     >>> keys = {"group_key": "cell_type", "condition_key": "condition", "control": "control", "target": "stimulated"}
     >>> found = tv.benchmark.assess(adata, group="type_1", methods={}, progress_bar=False, **keys)
-    >>> found.verdict, found.recommended
-    ('use', 'fold change')
+    >>> found.verdict, int(found.evidence["n_groups"])
+    ('use', 3)
     """
 
     group: Hashable
