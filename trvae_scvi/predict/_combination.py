@@ -42,7 +42,8 @@ def combined_targets(model: Model, target: str | Sequence[str], *, control: str 
     weights = np.stack([combination_weights(conditions, name, control, separator) for name in names])
     codes = {name: len(conditions) + i for i, name in enumerate(names)}
     # a draw depends on what is combined, not on what else is asked for or known
-    streams = {name: _stream(factors_of(name, control, separator)) for name in names}
+    factors = {name: factors_of(name, control, separator) for name in names}
+    streams = {name: _stream(own) for name, own in factors.items()}
     learned = LearnedProcess.of(model)
     rows: dict[str, np.ndarray] = {}
     if learned is not None and model.features_ is not None:
@@ -50,7 +51,7 @@ def combined_targets(model: Model, target: str | Sequence[str], *, control: str 
         table = ConditionFeatures(**model.features_).of_conditions([known[code] for code in codes_of])
         sets = [factors_of(conditions[code], control, separator) for code in codes_of]
         if learned.process.share_described >= _LEAST_DESCRIBED:
-            rows = _sums_of_parts(table, sets, {name: factors_of(name, control, separator) for name in names})
+            rows = _sums_of_parts(table, sets, factors)
     added = {name: own for name, own in zip(names, weights, strict=True) if name not in rows}
     if learned is not None and rows:
         return Targets.described(predictor, learned, codes, streams, rows, added=added)
