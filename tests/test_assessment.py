@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -83,6 +84,35 @@ def test_a_direction_without_its_size_is_a_direction_only(alike, table):
     best["skill"] = 0.5
     found = assess(alike, **(ASKED | {"table": pd.concat([table, best], ignore_index=True)}))
     assert (found.recommended, found.verdict) == ("direction", "use the direction only")
+
+
+def test_a_direction_counts_where_no_change_is_the_safest(alike, table):
+    rows = table[table["method"].isin(["no change", "noise ceiling"])]
+    other = rows[rows["method"] == "noise ceiling"].assign(method="too strong", skill=-0.9)
+    other.loc[other["metric"] == "mse_means", "value"] = 99.0
+    found = assess(alike, **(ASKED | {"table": pd.concat([rows, other], ignore_index=True)}))
+    assert found.expected["skill"].idxmax() == "no change"
+    assert (found.recommended, found.verdict) == ("too strong", "use the direction only")
+    assert found.message.startswith("Use too strong, for the direction of changes only")
+
+
+def test_where_types_differ_in_strength_alone_the_direction_is_known():
+    """In one type all cells respond, in another few: no size is right for the next one, and the direction is."""
+    adata = simulated(n_cells=4000)
+    rng = np.random.default_rng(0)
+    spared = adata[adata.obs["condition"] == "control"]
+    spared = spared[rng.random(spared.n_obs) < 0.5]
+    shares = {"type_1": 0.5, "type_2": 0.2, "type_3": 0.9, "type_4": 0.2, "type_5": 0.9}
+    parts = [adata[(adata.obs["condition"] == "control") & ~adata.obs_names.isin(spared.obs_names)]]
+    for name, share in shares.items():
+        responded = adata[(adata.obs["cell_type"] == name) & (adata.obs["condition"] == "stimulated")]
+        not_responded = spared[spared.obs["cell_type"] == name].copy()
+        not_responded.obs["condition"] = "stimulated"
+        n = min(responded.n_obs / share, not_responded.n_obs / (1 - share))
+        parts += [responded[: int(n * share)], not_responded[: int(n * (1 - share))]]
+    found = assess(anndata.concat(parts), **ASKED)
+    assert found.verdict == "use the direction only"
+    assert found.expected.loc[found.recommended, "direction"] > 0.5
 
 
 def test_the_group_s_own_cells_under_the_target_take_no_part(alike, found):
@@ -168,3 +198,40 @@ def test_two_other_groups_have_to_be_measured(alike):
 def test_a_table_of_other_groups_is_refused(alike, table):
     with pytest.raises(ValueError, match="two groups or more"):
         assess(alike, **(ASKED | {"table": table[table["group"].isin(["type_1", "type_2"])]}))
+
+
+def test_a_table_needs_the_scores_that_a_verdict_reads(alike, table):
+    with pytest.raises(ValueError, match="energy_distance"):
+        assess(alike, **(ASKED | {"table": table[table["metric"] != "energy_distance"]}))
+
+
+def test_the_model_error_is_that_of_the_measured_groups(alike):
+    method = tv.benchmark.BASELINES["mean shift"]
+    with pytest.warns(UserWarning, match="rest on 4 groups"):
+        found = assess(alike, **(ASKED | {"methods": {"own": method}}))
+        rows = (alike.obs["cell_type"] == "type_1") & (alike.obs["condition"] == "stimulated")
+        expected = tv.benchmark.calibrate_intervals(
+            alike[~rows].copy(), **KEYS, method=method, groups=[f"type_{i}" for i in range(2, 6)], progress_bar=False
+        )
+    error = found.model_errors["own"]
+    assert (error.floor, error.share, error.spread) == (expected.floor, expected.share, expected.spread)
+    np.testing.assert_array_equal(error.quantiles, expected.quantiles)
+    assert error.n_groups == 4
+
+
+def test_a_prediction_carries_its_verdict(alike, found, tmp_path):
+    prediction = alike[:5].copy()
+    prediction.uns["trvae"] = {"target": np.array(["stimulated"])}
+    found.add_to(prediction, method="ridge")
+    prediction.write_h5ad(tmp_path / "prediction.h5ad")
+    kept = anndata.read_h5ad(tmp_path / "prediction.h5ad").uns["trvae"]["assessment"]
+    assert (kept["group"], kept["target"], kept["verdict"]) == ("type_1", "stimulated", found.verdict)
+    assert kept["skill"] == pytest.approx(found.expected.loc["ridge", "skill"])
+    assert kept["n_groups"] == 4
+    with pytest.raises(ValueError, match="`method`"):
+        found.add_to(prediction)
+    prediction.uns["trvae"]["target"] = np.array(["other"])
+    with pytest.raises(ValueError, match=r"found one of \['other'\]"):
+        found.add_to(prediction, method="ridge")
+    with pytest.raises(ValueError, match="TRVAE.predict_perturbation"):
+        found.add_to(alike[:5].copy(), method="ridge")

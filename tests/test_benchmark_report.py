@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from trvae_scvi.benchmark import leave_one_group_out, summarize, write_report
+from trvae_scvi.benchmark import holdout_skills, leave_one_group_out, summarize, write_report
 from trvae_scvi.datasets import simulate_perturbation
 
 GROUPS = ["B <cells> & co", 'the "rest"']
@@ -124,9 +124,10 @@ def test_names_are_escaped_and_shown(written):
 def test_the_headline_comes_first(written):
     source = written(make_table())
     page = Page(source)
-    assert headings(source)[:5] == [
+    assert headings(source)[:6] == [
         "Headline",
         "Headline skill by hold-out",
+        "What to expect of another group",
         "Which metrics can be trusted here",
         "What has no value or another limit, and why",
         "Figures",
@@ -264,3 +265,21 @@ def test_refuses_other_tables(tmp_path):
     with pytest.raises(ValueError, match="found 0 rows"):
         write_report(make_table().iloc[:0], tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_group_may_expect(tmp_path):
+    adata = simulate_perturbation(n_cells=1200, n_genes=60, n_types=4, seed=0).adata
+    keys = {"group_key": "cell_type", "control": "control", "methods": {}, "progress_bar": False}
+    table = leave_one_group_out(adata, **keys)
+    write_report(table, tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    shown = next(rows for rows in page.tables if "verdict" in rows[0])
+    line = dict(zip(shown[0], shown[1], strict=True))
+    assert line["verdict"] == "use"
+    assert line["groups"] == "4"
+    expected = holdout_skills(table[table["method"] == line["method"]])["skill"].fillna(0.0).mean()
+    assert line["expected skill"].startswith(f"{expected:.2f} (")
+
+
+def test_no_verdict_without_its_metrics(written):
+    assert "Not computed: energy_distance, which a verdict needs." in written(make_table())

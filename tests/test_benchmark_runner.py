@@ -323,8 +323,8 @@ def test_notes_survive_a_folder(adata, tmp_path, metrics):
     assert set(table.loc[lacking, "note"]) <= {"needs two other targets or more"}
     assert (table.loc[lacking, "note"] != "").all()
     store = benchmark._parts.PartStore(tmp_path / "other", {"methods": {}})
-    store.write(table.drop(columns=["group", "target"]), "x")
-    notes = store.read("x")["note"].fillna("")
+    store.write(benchmark._parts.Part(table.drop(columns=["group", "target"]), None), "x")
+    notes = store.read("x").scores["note"].fillna("")
     assert notes.tolist() == table["note"].tolist()
 
 

@@ -153,6 +153,17 @@ def test_assess_says_what_python_does(file, tmp_path):
     assert (out / "report.html").exists()
 
 
+def test_a_quick_assessment_trains_half_as_long(file, tmp_path, monkeypatch):
+    monkeypatch.setattr("trvae_scvi.train._training.default_epochs", lambda n_cells: 4)
+    asked = ["assess", file, "--cell-type", "type_1", "--target", "stimulated", "--condition-key", "drug"]
+    asked += ["--cell-type-key", "kind"]
+    run(*asked, "--quick", "--out", tmp_path / "quick")
+    run(*asked, "--max-epochs", 2, "--out", tmp_path / "two")
+    first, second = (pd.read_csv(tmp_path / name / "expected.csv") for name in ("quick", "two"))
+    pd.testing.assert_frame_equal(first, second)
+    assert "--quick and --max-epochs both" in run(*asked, "--quick", "--max-epochs", 2, code=1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -412,11 +412,29 @@ def test_effect(trained, control):
     np.testing.assert_allclose(of_type["log_fc"], np.log2((p.mean(0) + 1) / (x.mean(0) + 1)), rtol=1e-4, atol=1e-5)
     change = np.log1p(p).mean(0) - np.log1p(x).mean(0)
     np.testing.assert_allclose(of_type["change"], change, rtol=1e-4, atol=1e-5)
-    error = 0.1 + 0.3 * np.abs(change)
-    margin = 1.2815516 * np.sqrt(2 * np.log1p(p).var(0, ddof=1) / len(p) + error**2)
+    margin = 1.2815516 * np.sqrt(2 * np.log1p(p).var(0, ddof=1) / len(p) + 0.1**2 + (0.3 * change) ** 2)
     np.testing.assert_allclose(of_type["change_upper"], change + margin, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(of_type["change_lower"], change - margin, rtol=1e-4, atol=1e-4)
     assert (effect["level"] == 0.8).all()
+
+
+def test_effect_with_a_calibrated_error(trained, control):
+    names = control.var_names
+    factors = pd.Series(np.linspace(0.5, 2.0, len(names)), index=names)
+    quantiles = np.linspace(0.02, 3.0, 99)
+    error = tv.benchmark.ModelError(0.1, 0.3, 0.2, factors=factors[::-1], quantiles=quantiles)
+    effect = trained.get_perturbation_effect(control, target="stimulated", model_error=error)
+    of_type = effect[effect["group"] == "type_2"].set_index("variable")
+    predicted = trained.predict_perturbation(control, target="stimulated")
+    predicted = predicted[predicted.obs["cell_type"] == "type_2"]
+    p = predicted.X.toarray()
+    variance = np.log1p(1e4 * p / p.sum(1, keepdims=True)).var(0, ddof=1)
+    model = factors**2 * (0.1**2 + (0.3 * of_type["change"]) ** 2 + 0.2**2 * variance)
+    margin = quantiles[89] * np.sqrt(2 * variance / len(p) + model)
+    np.testing.assert_allclose(of_type["change_upper"], of_type["change"] + margin, rtol=1e-4, atol=1e-4)
+    elsewhere = tv.benchmark.ModelError(0.1, 0.3, factors=factors.rename(lambda name: f"other {name}"))
+    with pytest.raises(KeyError, match="same gene names"):
+        trained.get_perturbation_effect(control, target="stimulated", model_error=elsewhere)
 
 
 def test_effect_groups_and_targets(adata):

@@ -1,49 +1,95 @@
 """Prediction intervals for the change of a variable's mean. Pure functions on arrays.
 
 A real sample misses the predicted change for two reasons: cells are sampled, and the model is wrong. The first is known
-from the predicted cells. For the second a standard deviation is taken that grows with the predicted change, and is
-calibrated on populations whose change is known and was hidden from the model.
+from the predicted cells. For the second a standard deviation is taken that grows with the predicted change and with
+what cells differ by, and for each variable with what its changes were missed by elsewhere; all of that, and how many
+standard deviations hold which share, comes from populations whose change is known and was hidden from the model.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import optimize, stats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import pandas as pd
 
-__all__ = ["DEFAULT_MODEL_ERROR", "ModelError", "calibrate", "margin", "standard_error"]
+__all__ = ["DEFAULT_MODEL_ERROR", "FEW_GROUPS", "Calibration", "ModelError", "calibrate", "margin", "standard_error"]
 
-_LARGEST = 10.0  # of both parameters; no useful model needs more
-_SHARES = np.linspace(0.0, 2.0, 41)
+#: With fewer populations a variable's own errors are not counted.
+FEW_GROUPS = 5
+_LEVELS = np.linspace(0.01, 0.99, 99)
+_PRIOR = 2.0  # populations that a variable's own errors are weighed against
+_LARGEST = 25.0  # squared error, in variances: one outlier is not all that is known of a variable
+_TAIL = 5.0  # degrees of freedom with which the three parameters are found
 
 
-class ModelError(NamedTuple):
-    """Standard deviation of a model's error in a predicted change: `floor + share * |change|`.
+@dataclass(frozen=True, eq=False)
+class ModelError:
+    """How far a model's predicted changes are from the truth, besides what the sampling of cells adds.
+
+    The standard deviation of the error is
+    `factor * sqrt(floor**2 + (share * change)**2 + (spread * sd)**2)`, with the standard deviation `sd` of the gene in
+    the predicted cells.
 
     Attributes
     ----------
     floor
-        What it is where no change is predicted, on the scale of the change.
+        What it is where no change is predicted and cells do not differ, on the scale of the change.
     share
         How it grows with the predicted change.
+    spread
+        How it grows with what cells differ by.
+    factors
+        Of genes, by name: what a gene's own errors were, relative to what the three numbers say, drawn towards 1.
+        ``None``, and of genes that are not named: 1.
+    quantiles
+        How many standard deviations (of sampling and model together) hold 1, 2, ... 99 % of the errors. ``None``: those
+        of a normal distribution.
+    n_groups
+        On how many groups this rests; 0 if that is not known.
 
     Examples
     --------
     >>> from trvae_scvi.benchmark import ModelError
     >>> ModelError(floor=0.05, share=0.2)
-    ModelError(floor=0.05, share=0.2)
+    ModelError(floor=0.05, share=0.2, spread=0.0, n_groups=0)
     """
 
     floor: float
     share: float
+    spread: float = 0.0
+    factors: pd.Series | None = field(default=None, repr=False)
+    quantiles: np.ndarray | None = field(default=None, repr=False)
+    n_groups: int = 0
+
+    def quantile(self, level: float) -> float:
+        """How many standard deviations hold a share `level` of the errors."""
+        normal = float(stats.norm.ppf(0.5 + level / 2.0))
+        if self.quantiles is None:
+            return normal
+        last = float(stats.norm.ppf(0.5 + _LEVELS[-1] / 2.0))
+        # beyond what was counted the tail is that of a normal distribution
+        return float(np.interp(level, _LEVELS, self.quantiles)) * max(1.0, normal / last)
+
+    def of_genes(self, names: pd.Index) -> np.ndarray:
+        """The factors of these genes."""
+        if self.factors is None:
+            return np.ones(len(names))
+        if not self.factors.index.isin(names).any():
+            msg = (
+                f"Expected a model error of these genes ({list(names[:3])}, ...), found one of "
+                f"{list(self.factors.index[:3])}, .... Calibrate it on data with the same gene names."
+            )
+            raise KeyError(msg)
+        return self.factors.reindex(names).fillna(1.0).to_numpy()
 
 
 #: Calibrated on three cell types of Kang et al. 2018, each hidden in turn from a model with default settings; changes
-#: of mean log1p(counts per 10,000). `benchmarks/kang.py` reproduces it.
+#: of mean log1p(counts per 10,000). `benchmarks/intervals.py` reproduces it.
 DEFAULT_MODEL_ERROR = ModelError(floor=0.006, share=0.37)
 
 
@@ -60,8 +106,15 @@ def standard_error(variance: np.ndarray, n_predicted: int, n_real: int) -> np.nd
     return np.sqrt(variance * (1.0 / n_predicted + 1.0 / n_real))
 
 
-def margin(change: np.ndarray, sampling: np.ndarray, error: ModelError, level: float) -> np.ndarray:
-    """Half the width of the interval: both errors taken as normal and independent.
+def margin(
+    change: np.ndarray,
+    sampling: np.ndarray,
+    sd: np.ndarray,
+    error: ModelError,
+    level: float,
+    factors: np.ndarray | float = 1.0,
+) -> np.ndarray:
+    """Half the width of the interval: both errors taken as independent.
 
     Parameters
     ----------
@@ -69,70 +122,111 @@ def margin(change: np.ndarray, sampling: np.ndarray, error: ModelError, level: f
         Predicted changes.
     sampling
         Their :func:`standard_error`.
+    sd
+        Standard deviations of the predicted cells.
     error
         The model's.
     level
         Probability of the interval.
+    factors
+        Those of the variables.
     """
-    model = error.floor + error.share * np.abs(change)
-    return stats.norm.ppf(0.5 + level / 2.0) * np.sqrt(sampling**2 + model**2)
+    model = error.floor**2 + (error.share * change) ** 2 + (error.spread * sd) ** 2
+    return error.quantile(level) * np.sqrt(sampling**2 + factors**2 * model)
 
 
-def calibrate(
-    change: Sequence[np.ndarray],
-    sampling: Sequence[np.ndarray],
-    real: Sequence[np.ndarray],
-    responsive: Sequence[np.ndarray],
-    *,
-    level: float,
-) -> ModelError:
-    """Find the error with which intervals cover a share `level` of all variables and of the responsive ones.
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Predicted and real changes of all variables in all populations: one entry for each, `n` in all.
 
-    Coverage is averaged over populations, so that each has the same weight. It rises with both parameters; for every
-    `share` there is one `floor` with the right coverage of all variables, and along these pairs the coverage of the
-    responsive variables rises with `share`. Where the `floor` would have to be negative it is 0, and more than the
-    level is covered of all variables. Where no such pair covers enough of the responsive variables, as when few cells
-    leave their predicted changes near 0, it is, of the pairs that cover enough of both, the one with the narrowest
-    intervals.
+    Attributes
+    ----------
+    change, sampling, sd, real
+        Predicted changes, their :func:`standard_error`, standard deviations of the predicted cells, and real changes.
+    responsive
+        Whether the variable responds.
+    variable, table, group
+        Codes of the variable, the prediction, and the population that was predicted.
+    """
+
+    change: np.ndarray
+    sampling: np.ndarray
+    sd: np.ndarray
+    real: np.ndarray
+    responsive: np.ndarray
+    variable: np.ndarray
+    table: np.ndarray
+    group: np.ndarray
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Every prediction counts alike, and in it those that respond as much as all variables together."""
+        n_all = np.bincount(self.table)
+        n_responsive = np.bincount(self.table, weights=self.responsive)
+        return 1.0 / n_all[self.table] + self.responsive / np.maximum(n_responsive, 1.0)[self.table]
+
+
+def calibrate(cells: Calibration) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Find the error with which intervals cover as much as they say, of all variables and of those that respond.
+
+    The three parameters are those of the largest likelihood of a Student t distribution. A variable's factor is the
+    posterior mean of its errors' square under an inverse gamma prior that weighs as much as two populations. How many
+    standard deviations hold a share of the errors is then counted (conformal prediction with every population left out
+    of its own factors), with half of the weight on the variables that respond.
 
     Parameters
     ----------
-    change, sampling, real
-        For every population the predicted changes, their :func:`standard_error` and the real changes.
-    responsive
-        For every population a boolean mask of the variables that respond.
-    level
-        The coverage wanted.
+    cells
+        What was predicted and what was found.
 
     Returns
     -------
-    The error. Where sampling alone covers enough, its parameters are 0.
+    Floor, share and spread; factors of the variables by their codes, or ``None`` with fewer than five populations;
+    and the quantiles of :class:`ModelError`.
     """
+    squared = (cells.real - cells.change) ** 2
+    parameters = _parameters(cells, squared)
+    model = _features(cells) @ parameters**2 + 1e-12
+    share = model / (model + cells.sampling**2)
+    # second moment of the model's part of an error, in units of its variance
+    moment = share * np.minimum(squared / (model + cells.sampling**2), _LARGEST) + 1.0 - share
+    n_groups = len(np.unique(cells.group))
+    factors, others = None, np.ones(len(moment))
+    if n_groups >= FEW_GROUPS:
+        pairs = np.unique(np.stack([cells.variable, cells.group]), axis=1, return_inverse=True)[1].ravel()
+        ones = np.ones(len(moment))
+        total, number = (np.bincount(cells.variable, weights=values) for values in (moment, ones))
+        own, n_own = (np.bincount(pairs, weights=values)[pairs] for values in (moment, ones))
+        factors = np.sqrt((_PRIOR + total) / (_PRIOR + number))
+        others = (_PRIOR + total[cells.variable] - own) / (_PRIOR + number[cells.variable] - n_own)
+    ratios = np.sqrt(squared / (cells.sampling**2 + others * model))
+    return parameters, factors, _weighted_quantiles(ratios, cells.weights)
 
-    def coverage(error: ModelError, masks: Sequence[np.ndarray] | None) -> float:
-        shares = []
-        for i, (c, s, r) in enumerate(zip(change, sampling, real, strict=True)):
-            inside = np.abs(r - c) <= margin(c, s, error, level)
-            shares.append(inside.mean() if masks is None else inside[masks[i]].mean())
-        return float(np.mean(shares))
 
-    def floor_for(share: float, *which: Sequence[np.ndarray] | None) -> float:
-        return _root(lambda floor: min(coverage(ModelError(floor, share), masks) for masks in which) - level)
-
-    def width(error: ModelError) -> float:
-        return float(np.mean([margin(c, s, error, level).mean() for c, s in zip(change, sampling, strict=True)]))
-
-    share = _root(lambda share: coverage(ModelError(floor_for(share, None), share), responsive) - level)
-    if share < _LARGEST:
-        return ModelError(floor_for(share, None), share)
-    return min((ModelError(floor_for(share, None, responsive), float(share)) for share in _SHARES), key=width)
+def _features(cells: Calibration) -> np.ndarray:
+    return np.stack([np.ones(len(cells.change)), cells.change**2, cells.sd**2], axis=1)
 
 
-def _root(function: Callable[[float], float]) -> float:
-    """Where a rising function passes 0; a bound where it does not."""
-    low, high = function(0.0), function(_LARGEST)
-    if low >= 0.0:
-        return 0.0
-    if high <= 0.0:
-        return _LARGEST
-    return float(optimize.bisect(function, 0.0, _LARGEST, xtol=1e-5))
+def _parameters(cells: Calibration, squared: np.ndarray) -> np.ndarray:
+    """Floor, share and spread, on a logarithmic scale while they are sought."""
+    features, noise, weights = _features(cells), cells.sampling**2 + 1e-12, cells.weights
+    weights = weights / weights.sum()
+
+    def loss(logs: np.ndarray) -> tuple[float, np.ndarray]:
+        parts = features * np.exp(logs)
+        variance = noise + parts.sum(axis=1)
+        value = 0.5 * np.log(variance) + 0.5 * (_TAIL + 1.0) * np.log1p(squared / (_TAIL * variance))
+        slope = 0.5 / variance - 0.5 * (_TAIL + 1.0) * squared / (variance * (_TAIL * variance + squared))
+        return float(weights @ value), parts.T @ (weights * slope)
+
+    unit = max(float(np.median(squared)), 1e-8)
+    start = np.log([unit, 0.05, 0.05])
+    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(-25.0, 10.0)] * 3)
+    return np.exp(0.5 * found.x)
+
+
+def _weighted_quantiles(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order])
+    places = np.searchsorted(reached, _LEVELS * reached[-1])
+    return values[order][np.minimum(places, len(values) - 1)]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from trvae_scvi._math._intervals import ModelError
 
-from ._assessment import VERDICTS, Assessment, assess
+from ._assessment import Assessment, assess
 from ._baseline_methods import BASELINES, Method, baseline_predictions
 from ._baselines import fold_change, mean_of_others, mean_shift, no_change, shrunk_shift
+from ._changes import change_table
 from ._comparison import compare_predictions
+from ._expectation import VERDICTS
+from ._experiments import cells_needed, rank_experiments
 from ._holdout import HoldOut, Truth, hold_out
-from ._interval_calibration import calibrate_intervals, change_table, coverage_table, fit_model_error
+from ._interval_calibration import calibrate_intervals, coverage_table, fit_model_error
 from ._linear_baselines import pca_shift, ridge_shift
 from ._methods import LatentShiftMethod, PertpyScGenMethod, SCVIMethod, TRVAEMethod
 from ._pairs import Pairs, hold_out_pairs
@@ -38,6 +41,7 @@ __all__ = [
     "assess",
     "baseline_predictions",
     "calibrate_intervals",
+    "cells_needed",
     "change_table",
     "compare_predictions",
     "coverage_table",
@@ -53,6 +57,7 @@ __all__ = [
     "metric_ranges",
     "no_change",
     "pca_shift",
+    "rank_experiments",
     "ridge_shift",
     "shrunk_shift",
     "summarize",

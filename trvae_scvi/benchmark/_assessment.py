@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from trvae_scvi._arguments import check_choice, check_number
 from trvae_scvi.metrics import comparison_matrix
+from trvae_scvi.metrics._scorer import DEFAULT_METRICS
 
-from ._baseline_methods import BASELINES
-from ._comparison import CEILING
+from ._expectation import expected_skills, lacking_metrics, n_changed, verdict_of
 from ._holdout import MIN_CELLS, check_columns, check_two_conditions, in_order, only_values
-from ._runner import leave_one_group_out
-from ._summary import holdout_skills
+from ._interval_calibration import fit_model_error
+from ._runner import held_out
 
 if TYPE_CHECKING:
     import os
@@ -24,19 +23,13 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from trvae_scvi._math._intervals import ModelError
+
     from ._baseline_methods import Method
 
-__all__ = ["VERDICTS", "Assessment", "assess"]
+__all__ = ["Assessment", "assess"]
 
-#: What an assessment comes to.
-VERDICTS = ("use", "use means only", "use the direction only", "do not use", "no effect")
-
-# All fixed before anything was scored with them.
-_ALPHA = 0.05  # of the test whether cells change at all
-_PREDICTED = 0.5  # share of the change from which on a prediction is worth having
-_ALIKE = 0.3  # correlation of changes, as a share of the noise ceiling's, from which on a direction is
-_LEAST_SD = 0.05  # of skills: a few groups may agree by chance
-_TIE = 0.01  # of skills
+_TOP_GENES = 100
 _FAR = 2.0  # distance from the nearest measured group, in median distances of these from theirs
 
 
@@ -51,11 +44,12 @@ class Assessment:
     target
         Under which condition.
     verdict
-        One of `VERDICTS`.
+        One of :data:`~trvae_scvi.benchmark.VERDICTS`.
     message
         The same as a sentence, with its reasons.
     recommended
-        Method with the highest expected skill; the simplest of those that are level.
+        Method with the highest expected skill; the simplest of those that are level. For a direction alone, if need be,
+        the method with the best one.
     expected
         One row a method, with the headline `skill` to be expected and its interval (`lower`, `upper`), its parts
         `mean_response` and `distribution`, and what was predicted of the change of means (`share_of_means`), of that of
@@ -65,6 +59,9 @@ class Assessment:
         Numbers of measured groups (`n_groups`), of those that the target changes (`n_changed`) and of the group's
         control cells (`n_cells`), and the `distance` of its mean control cell from the nearest measured group's, in
         median distances of measured groups from their nearest.
+    model_errors
+        For each of the methods the `model_error` of `TRVAE.get_perturbation_effect`, from the same measured groups, as
+        :func:`~trvae_scvi.benchmark.calibrate_intervals` finds it. Empty if a table was given.
 
     Examples
     --------
@@ -83,9 +80,49 @@ class Assessment:
     recommended: str
     expected: pd.DataFrame
     evidence: pd.Series
+    model_errors: Mapping[str, ModelError] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         return f"{self.message}\n\n{self.expected.round(2).to_string()}"
+
+    def add_to(self, prediction: AnnData, *, method: str = "trVAE") -> None:
+        """Write the verdict into a prediction, as ``uns["trvae"]["assessment"]``, where it stays with the cells.
+
+        Parameters
+        ----------
+        prediction
+            What :meth:`~trvae_scvi.TRVAE.predict_perturbation` returned for the group under the target; changed.
+        method
+            The method that made it, one of `expected`.
+
+        Raises
+        ------
+        ValueError
+            If it is no such prediction, of another target, or the method was not assessed.
+
+        Examples
+        --------
+        >>> prediction = model.predict_perturbation(nk, target="stimulated")  # doctest: +SKIP
+        >>> found.add_to(prediction)  # doctest: +SKIP
+        >>> prediction.uns["trvae"]["assessment"]["verdict"]  # doctest: +SKIP
+        'use'
+        """
+        check_choice("method", method, self.expected.index)
+        targets = [str(name) for name in prediction.uns.get("trvae", {}).get("target", [])]
+        if str(self.target) not in targets:
+            msg = f"Expected a prediction of {self.target!r} by `TRVAE.predict_perturbation`, found one of {targets}."
+            raise ValueError(msg)
+        own = self.expected.loc[method]
+        prediction.uns["trvae"]["assessment"] = {
+            "group": str(self.group),
+            "target": str(self.target),
+            "verdict": self.verdict,
+            "message": self.message,
+            "recommended": self.recommended,
+            "method": method,
+            **{name: float(own[name]) for name in ("skill", "lower", "upper")},
+            "n_groups": int(self.evidence["n_groups"]),
+        }
 
 
 def assess(
@@ -142,7 +179,8 @@ def assess(
     ``"use means only"``
         if only the first;
     ``"use the direction only"``
-        if its correlation of changes is 0.3 of the noise ceiling's at least;
+        if its correlation of changes, or that of another method, which is then the recommended one, is 0.3 of the noise
+        ceiling's at least;
     ``"do not use"``
         otherwise.
 
@@ -173,8 +211,9 @@ def assess(
     check_number("level", level, positive=True, below=1.0)
     measured = _measured(adata, group, group_key, condition_key, control, target)
     is_hidden = _rows(adata, {group_key: group, condition_key: target})
+    errors: dict[str, ModelError] = {}
     if table is None:
-        table = leave_one_group_out(
+        run = held_out(
             adata[~is_hidden],
             group_key=group_key,
             condition_key=condition_key,
@@ -186,27 +225,32 @@ def assess(
             layer=layer,
             counts=counts,
             n_hvg=n_hvg,
+            n_top_genes=_TOP_GENES,
+            metrics=DEFAULT_METRICS,
             out=out,
             n_jobs=n_jobs,
             progress_bar=progress_bar,
         )
+        table = run.table
+        errors = {
+            name: fit_model_error(list(changes.values()), groups=[group for group, _, _ in changes])
+            for name, changes in run.changes.items()
+        }
     else:
         table = _own_rows(table, measured, target)
-    expected = _expected(table, level)
-    recommended = _recommended(expected)
+    expected = expected_skills(table, level)
     controls = only_values(adata[_rows(adata, {condition_key: control})], layer)
-    changed = table.drop_duplicates("group")["effect_p"] < _ALPHA
     evidence = pd.Series(
         {
-            "n_groups": len(changed),
-            "n_changed": int(changed.sum()),
+            "n_groups": table["group"].nunique(),
+            "n_changed": n_changed(table),
             "n_cells": int((controls.obs[group_key] == group).sum()),
             "distance": _distance(controls, counts, group_key, group, measured),
         }
     )
-    verdict = _verdict(expected.loc[recommended], evidence)
+    verdict, recommended = verdict_of(expected, int(evidence["n_changed"]), int(evidence["n_groups"]))
     message = _message(verdict, recommended, expected.loc[recommended], evidence, group, target, level)
-    return Assessment(group, target, verdict, message, recommended, expected, evidence)
+    return Assessment(group, target, verdict, message, recommended, expected, evidence, errors)
 
 
 def _rows(adata: AnnData, values: Mapping[str, Hashable]) -> np.ndarray:
@@ -252,6 +296,12 @@ def _own_rows(table: pd.DataFrame, measured: Sequence[Hashable], target: Hashabl
     if missing:
         msg = f"Expected `table` as `leave_one_group_out` returns it, found no columns {missing}."
         raise KeyError(msg)
+    lacking = lacking_metrics(table)
+    if lacking:
+        msg = (
+            f"Expected scores of {lacking} in `table`, found none. Run `leave_one_group_out` with its default metrics."
+        )
+        raise ValueError(msg)
     # a table that was read from a file has texts
     own = table[table["group"].astype(str).isin(map(str, measured)) & (table["target"].astype(str) == str(target))]
     if own["group"].nunique() < 2:
@@ -261,34 +311,6 @@ def _own_rows(table: pd.DataFrame, measured: Sequence[Hashable], target: Hashabl
         )
         raise ValueError(msg)
     return own
-
-
-def _expected(table: pd.DataFrame, level: float) -> pd.DataFrame:
-    """What the measured groups let expect of every method."""
-    parts = ["skill", "mean_response", "distribution"]
-    skills = holdout_skills(table).groupby(["method", "group"], sort=False)[parts].mean().fillna(0.0)
-    by_method = skills.groupby("method", sort=False)
-    expected, n = by_method.mean(), by_method.size()
-    sd = np.hypot(by_method["skill"].std(ddof=1), _LEAST_SD)
-    half = stats.t.ppf((1.0 + level) / 2.0, n - 1) * sd * np.sqrt(1.0 + 1.0 / n)
-    expected.insert(1, "lower", (expected["skill"] - half).clip(-1.0, 1.0))
-    expected.insert(2, "upper", (expected["skill"] + half).clip(-1.0, 1.0))
-    scores = table[table["genes"] == "all"].pivot_table("value", "method", "metric", sort=False, dropna=False)
-    for name, metric, zero in (
-        ("share_of_means", "mse_means", "no change"),
-        ("share_of_cells", "energy_distance", "no change"),
-        ("direction", "pearson_change", None),
-    ):
-        values = scores[metric] if metric in scores else pd.Series(np.nan, scores.index)
-        start = 0.0 if zero is None else values[zero]
-        expected[name] = (values - start) / (values[CEILING] - start)
-    return expected.drop(index=CEILING)
-
-
-def _recommended(expected: pd.DataFrame) -> str:
-    """The best one; of those that are level with it the simplest."""
-    level = expected.index[expected["skill"] >= expected["skill"].max() - _TIE]
-    return next((name for name in BASELINES if name in level), level[0])
 
 
 def _distance(controls: AnnData, counts: bool, group_key: str, group: Hashable, measured: Sequence[Hashable]) -> float:
@@ -303,14 +325,6 @@ def _distance(controls: AnnData, counts: bool, group_key: str, group: Hashable, 
     np.fill_diagonal(distances, np.inf)
     typical = np.median(distances[1:, 1:].min(axis=1))
     return float(distances[0, 1:].min() / typical) if typical > 0 else float("nan")
-
-
-def _verdict(best: pd.Series, evidence: pd.Series) -> str:
-    if evidence["n_changed"] < evidence["n_groups"] / 2:
-        return "no effect"
-    if best["share_of_means"] >= _PREDICTED:
-        return "use" if best["share_of_cells"] >= _PREDICTED else "use means only"
-    return "use the direction only" if best["direction"] >= _ALIKE else "do not use"
 
 
 def _message(

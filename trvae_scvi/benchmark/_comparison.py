@@ -17,7 +17,9 @@ from trvae_scvi.metrics._score import check_metrics
 from trvae_scvi.metrics._scorer import DEFAULT_METRICS, Scorer
 
 from ._baseline_methods import BASELINES, baselines_for, expected_change, predicted_cells
+from ._changes import change_table
 from ._holdout import MIN_CELLS, HoldOut, Truth, hold_out, in_order
+from ._parts import Part
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -74,6 +76,12 @@ class Split(NamedTuple):
             **scoring,
         )
 
+    def changes(self, predicted: np.ndarray, *, n_top_genes: int = 100) -> pd.DataFrame:
+        """Predicted and real changes, against the control cells that were predicted from; see :func:`change_table`."""
+        h = self.holdout
+        cells = (self.matrix(part) for part in (self.truth.real, h.control))
+        return change_table(predicted, *cells, n_top_genes=n_top_genes, var_names=h.control.var_names)
+
     def _other_targets(self) -> np.ndarray:
         """Means of the group's cells under each other condition, of random halves: splits x conditions x genes."""
         h = self.holdout
@@ -107,8 +115,8 @@ def compute(
     scoring: Mapping[str, Any],
     method: Method | None,
     store: PartStore | None,
-) -> tuple[Job, pd.DataFrame]:
-    """Do one job and keep its table.
+) -> tuple[Job, Part]:
+    """Do one job and keep what comes of it.
 
     Parameters
     ----------
@@ -121,16 +129,15 @@ def compute(
     method
         The method that the job names; `None` for baselines and ceiling.
     store
-        Where to keep the table; `None` keeps none.
+        Where to keep it; `None` keeps nothing.
 
     Returns
     -------
-    The job and its table, with the columns of :func:`~trvae_scvi.metrics.score_arrays` and `seconds`; for baselines and
-    ceiling also `method` and `effect_p`.
+    The job and what came of it.
     """
     try:
         split = Split.of(cells, **keys, group=job.group, target=job.target, seed=job.seed or 0)
-        part = _references(split, **scoring) if method is None else _scored(split.scorer(**scoring), method, split)
+        part = Part(_references(split, **scoring), None) if method is None else _part(method, split, scoring)
     except Exception as error:
         what = "the baselines" if job.method is None else f"{job.method!r} with seed {job.seed}"
         error.add_note(f"While {job.group!r} was held out under {job.target!r}, for {what}.")
@@ -140,11 +147,22 @@ def compute(
     return job, part
 
 
-def _scored(scorer: Scorer, method: Method, split: Split) -> pd.DataFrame:
-    """Run a method and score what it predicts."""
+def _part(method: Method, split: Split, scoring: Mapping[str, Any]) -> Part:
+    """Score a method, and keep the changes that it predicts."""
+    predicted, seconds = _predicted(method, split)
+    scores = split.scorer(**scoring).score(predicted).assign(seconds=seconds)
+    return Part(scores, split.changes(predicted, n_top_genes=scoring["n_top_genes"]))
+
+
+def _predicted(method: Method, split: Split) -> tuple[np.ndarray, float]:
+    """What a method predicts, and how long it takes."""
     start = time.perf_counter()
     predicted = predicted_cells(method, split.holdout)
-    seconds = time.perf_counter() - start
+    return predicted, time.perf_counter() - start
+
+
+def _scored(scorer: Scorer, method: Method, split: Split) -> pd.DataFrame:
+    predicted, seconds = _predicted(method, split)
     return scorer.score(predicted).assign(seconds=seconds)
 
 

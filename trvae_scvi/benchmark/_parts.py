@@ -1,10 +1,10 @@
-"""The folder of a run: what it was made with, and every finished piece of it as a small table. Knows no method."""
+"""The folder of a run: what it was made with, and every finished piece of it as small tables. Knows no method."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import joblib
 import numpy as np
@@ -19,10 +19,26 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["PartStore", "data_fingerprint", "describe_method"]
+__all__ = ["Part", "PartStore", "data_fingerprint", "describe_method"]
 
 _SETTINGS = "settings.json"
-_TEXT_COLUMNS = ["method", "genes", "metric", "note"]  # all others hold numbers
+_TEXT_COLUMNS = ["method", "genes", "metric", "note"]  # of scores; all others hold numbers
+
+
+class Part(NamedTuple):
+    """What comes of a piece.
+
+    Attributes
+    ----------
+    scores
+        With the columns of :func:`~trvae_scvi.metrics.score_arrays` and `seconds`; for baselines and ceiling also
+        `method` and `effect_p`.
+    changes
+        Of genes, by a method, see :func:`~._changes.change_table`; ``None`` for baselines and ceiling.
+    """
+
+    scores: pd.DataFrame
+    changes: pd.DataFrame | None
 
 
 class PartStore:
@@ -31,7 +47,7 @@ class PartStore:
     Parameters
     ----------
     folder
-        Where to keep ``settings.json`` and ``parts/``; made if need be.
+        Where to keep ``settings.json``, ``parts/`` and ``changes/``; made if need be.
     settings
         What the pieces depend on, JSON values by name. Under ``"methods"`` further names may join in a later run.
 
@@ -45,7 +61,8 @@ class PartStore:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
-        (folder / "parts").mkdir(parents=True, exist_ok=True)
+        for name in ("parts", "changes"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
         present = folder / _SETTINGS
         kept = json.loads(present.read_text(encoding="utf-8")) if present.exists() else {}
         if kept:
@@ -53,23 +70,39 @@ class PartStore:
         methods = {**kept.get("methods", {}), **settings["methods"]}
         write_text(present, json.dumps({**settings, "methods": methods}, indent=2))
 
-    def read(self, *key: Any) -> pd.DataFrame | None:
-        """Return the table kept under a key, or `None` if there is none."""
+    def read(self, *key: Any) -> Part | None:
+        """Return what is kept under a key, or `None` if there is nothing."""
         path = self._path(key)
         if not path.exists():
             return None
         # As text first: the reader's own conversion may miss the number written by its last digit.
-        table = pd.read_csv(path, dtype=str)
-        return table.astype(dict.fromkeys(table.columns.difference(_TEXT_COLUMNS), float))
+        scores = pd.read_csv(path, dtype=str)
+        scores = scores.astype(dict.fromkeys(scores.columns.difference(_TEXT_COLUMNS), float))
+        beside = _changes(path)
+        if not beside.exists():
+            return Part(scores, None)
+        changes = pd.read_csv(beside, dtype=str, index_col=0, keep_default_na=False)
+        changes = changes.astype(dict.fromkeys(changes.columns, float)).astype({"responsive": bool})
+        return Part(scores, changes)
 
-    def write(self, table: pd.DataFrame, *key: Any) -> None:
-        """Keep a table under a key."""
-        write_text(self._path(key), table.to_csv(index=False))
+    def write(self, part: Part, *key: Any) -> None:
+        """Keep something under a key."""
+        path = self._path(key)
+        # first: what is there with its scores is complete
+        if part.changes is not None:
+            changes = part.changes.astype({"responsive": int})
+            write_text(_changes(path), changes.to_csv(index_label="gene"))
+        write_text(path, part.scores.to_csv(index=False))
 
     def _path(self, key: tuple[Any, ...]) -> Path:
         # Names can hold characters that a file name cannot, and differ only in those: hence the hash.
         readable = re.sub(r"[^\w.-]+", "-", "_".join(map(str, key)), flags=re.ASCII)[:80]
         return self.folder / "parts" / f"{readable}_{joblib.hash([str(part) for part in key])[:12]}.csv"
+
+
+def _changes(path: Path) -> Path:
+    """Where the changes are that go with some scores."""
+    return path.parent.parent / "changes" / path.name
 
 
 def data_fingerprint(adata: AnnData, *keys: str) -> dict[str, Any]:

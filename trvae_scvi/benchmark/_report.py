@@ -18,6 +18,7 @@ from trvae_scvi import pl
 from trvae_scvi._files import write_text
 from trvae_scvi.metrics import SKILL_METRICS
 
+from ._expectation import expected_skills, lacking_metrics, n_changed, verdict_of
 from ._summary import holdout_skills, metric_ranges, summarize
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ data. The saturation is the share of that distance that the best trivial predict
 nothing is left to tell predictions apart by. Both are medians over the hold-outs. The metrics of the headline are those
 of the package, whatever the data.
 """
+_ON_EXPECTATIONS = """
+What these groups let expect of one more of their kind that was not measured under the target, with an interval of 80 %:
+the verdict of the method with the highest expected skill, see `benchmark.assess`. It cannot know of what would set that
+group apart.
+"""
+_LEVEL = 0.8
 _SKILL_FORMAT = "z.2f"  # z: no minus before a zero
 _GROUPS_PER_FIGURE = 6
 _STYLE = """
@@ -105,12 +112,13 @@ def write_report(
     if missing or table.empty:
         msg = f"Expected rows with the columns {_COLUMNS}, found {len(table)} rows without {missing}."
         raise (KeyError if missing else ValueError)(msg)
-    summary, several = summarize(table), table["target"].nunique() > 1
+    summary, several, expected = summarize(table), table["target"].nunique() > 1, _expectations(table)
     held_out = table["group"].astype(str) + (" under " + table["target"].astype(str) if several else "")
     table = table.assign(group=held_out)
     sections = [f"<h1>{html.escape(title)}</h1>", "<h2>Headline</h2>", _html(_headline(summary))]
     sections += [_effects(table), f"<p>{_EXPLANATION.strip()}</p>", _interval_figure(summary)]
     sections += ["<h2>Headline skill by hold-out</h2>", _html(_by_holdout(table))]
+    sections += ["<h2>What to expect of another group</h2>", f"<p>{_ON_EXPECTATIONS.strip()}</p>", expected]
     sections += ["<h2>Which metrics can be trusted here</h2>", f"<p>{_ON_RANGES.strip()}</p>", _html(_ranges(table))]
     sections += [
         "<h2>What has no value or another limit, and why</h2>",
@@ -157,6 +165,33 @@ def _effects(table: pd.DataFrame) -> str:
         f"<p>The condition changes the real cells in {(effects < _ALPHA).sum()} of {len(effects)} hold-outs "
         f"(permutation test of the E-distance, p below {_ALPHA}); where it does not, nothing is to be predicted.</p>"
     )
+
+
+def _expectations(table: pd.DataFrame) -> str:
+    """One line a target that two groups or more were held out under."""
+    lacking = lacking_metrics(table)
+    if lacking:
+        return f"<p>Not computed: {html.escape(', '.join(lacking))}, which a verdict needs.</p>"
+    rows = []
+    for target, own in table.groupby("target", sort=False):
+        n_groups = own["group"].nunique()
+        if n_groups < 2:
+            continue
+        expected = expected_skills(own, _LEVEL)
+        verdict, method = verdict_of(expected, n_changed(own), n_groups)
+        best = expected.loc[method]
+        rows.append(
+            {
+                "target": target,
+                "verdict": verdict,
+                "method": method,
+                "expected skill": f"{_number(best['skill'])} ({_number(best['lower'])} to {_number(best['upper'])})",
+                "groups": n_groups,
+            }
+        )
+    if not rows:
+        return "<p>Two groups or more under the same target are needed to say.</p>"
+    return _html(pd.DataFrame(rows).set_index("target"))
 
 
 def _by_holdout(table: pd.DataFrame) -> pd.DataFrame:

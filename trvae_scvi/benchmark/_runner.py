@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 from joblib import Parallel, delayed
@@ -24,7 +24,7 @@ from ._comparison import CEILING, Job, compute, with_skill
 from ._holdout import only_values
 from ._methods import TRVAEMethod
 from ._pairs import some_pairs
-from ._parts import PartStore, data_fingerprint, describe_method
+from ._parts import Part, PartStore, data_fingerprint, describe_method
 from ._report import write_report
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ._baseline_methods import Method
 
-__all__ = ["check_numbers", "check_values", "leave_one_group_out"]
+__all__ = ["Run", "check_numbers", "check_values", "held_out", "leave_one_group_out"]
 
 _KEYS = ["group", "target", "seed", "method", "genes", "metric"]
 _COLUMNS = [*_KEYS, "value", "std", "skill", "skill_std", "note", "effect_p", "seconds"]
@@ -155,6 +155,62 @@ def leave_one_group_out(
     >>> table["method"].unique().tolist()[:3]
     ['short', 'no change', 'mean of others']
     """
+    return held_out(
+        adata,
+        group_key=group_key,
+        condition_key=condition_key,
+        control=control,
+        methods=methods,
+        groups=groups,
+        targets=targets,
+        seeds=seeds,
+        layer=layer,
+        counts=counts,
+        n_hvg=n_hvg,
+        n_top_genes=n_top_genes,
+        metrics=metrics,
+        out=out,
+        n_jobs=n_jobs,
+        progress_bar=progress_bar,
+    ).table
+
+
+class Run(NamedTuple):
+    """What comes of holding groups out.
+
+    Attributes
+    ----------
+    table
+        That of :func:`leave_one_group_out`.
+    changes
+        Predicted and real changes of genes, see :func:`~._changes.change_table`, by method, then by group, target and
+        seed.
+    """
+
+    table: pd.DataFrame
+    changes: dict[str, dict[tuple[Hashable, Hashable, int], pd.DataFrame]]
+
+
+def held_out(
+    adata: AnnData,
+    *,
+    group_key: str,
+    condition_key: str,
+    control: Hashable,
+    methods: Mapping[str, Method] | None,
+    groups: Sequence[Hashable] | None,
+    targets: Sequence[Hashable] | None,
+    seeds: Sequence[int],
+    layer: str | None,
+    counts: bool,
+    n_hvg: int | None,
+    n_top_genes: int,
+    metrics: Sequence[str],
+    out: str | os.PathLike[str] | None,
+    n_jobs: int | None,
+    progress_bar: bool,
+) -> Run:
+    """Hold groups out; the arguments are those of :func:`leave_one_group_out`."""
     methods = _checked_methods(methods)
     check_numbers(adata, seeds, n_hvg, n_top_genes, metrics)
     columns = {"group_key": group_key, "condition_key": condition_key, "control": control}
@@ -172,7 +228,7 @@ def leave_one_group_out(
     runs = list(product(map(int, seeds), methods))
     jobs = [*(Job(*pair) for pair in pairs), *(Job(*pair, *run) for pair, run in product(pairs, runs))]
     kept = {} if store is None else {job: store.read(*job) for job in jobs}
-    parts = {job: part for job, part in kept.items() if part is not None}
+    parts: dict[Job, Part] = {job: part for job, part in kept.items() if part is not None}
     todo = [
         delayed(compute)(job, cells, keys, scoring, None if job.method is None else methods[job.method], store)
         for job in jobs
@@ -187,15 +243,20 @@ def leave_one_group_out(
     table.attrs["settings"] = settings | {"seeds": list(map(int, seeds)), "methods": described}
     if out is not None:
         _write(table, Path(out))
-    return table
+    changes: dict[str, dict[tuple[Hashable, Hashable, int], pd.DataFrame]] = {name: {} for name in methods}
+    for (group, target), (seed, name) in product(pairs, runs):
+        found = parts[Job(group, target, seed, name)].changes
+        if found is not None:
+            changes[name][group, target, seed] = found
+    return Run(table, changes)
 
 
 def _pair_table(
-    parts: Mapping[Job, pd.DataFrame], pair: tuple[Hashable, Hashable], runs: Sequence[tuple[int, str]], first_seed: int
+    parts: Mapping[Job, Part], pair: tuple[Hashable, Hashable], runs: Sequence[tuple[int, str]], first_seed: int
 ) -> pd.DataFrame:
     """Put the tables of one hold-out together, with skills."""
-    frames = [parts[Job(*pair, *run)].assign(seed=run[0], method=run[1]) for run in runs]
-    scored = with_skill(frames, parts[Job(*pair)].assign(seed=first_seed))
+    frames = [parts[Job(*pair, *run)].scores.assign(seed=run[0], method=run[1]) for run in runs]
+    scored = with_skill(frames, parts[Job(*pair)].scores.assign(seed=first_seed))
     return scored.assign(group=pair[0], target=pair[1])[_COLUMNS]
 
 

@@ -217,19 +217,25 @@ def assess(
     use_raw: UseRaw = False,
     gene_likelihood: GeneLikelihood = Likelihood.nb,
     max_epochs: Epochs = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Train half as long as by default: a rough answer.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the report; an interrupted run goes on.")] = Path("assessment"),
     seed: Seed = 0,
 ) -> None:
     """Say how good a prediction will be before it is made: every other cell type is held out in turn."""
     from trvae_scvi import benchmark
+    from trvae_scvi.train._training import default_epochs
 
+    if quick and max_epochs is not None:
+        msg = "--quick and --max-epochs both say how long to train; give one of them."
+        raise UserError(msg)
     check_folder(out)
     adata = read_cells(data, use_raw=use_raw, layer=layer)
     rows_of(adata, (cell_type_key, cell_type), (condition_key, control))  # or a message that tells what there is
     rows_of(adata, (condition_key, target))
     _untrained(adata, condition_key, cell_type_key, layer, gene_likelihood, seed)  # what is wrong with all cells
     conditions = adata.obs[condition_key].unique()
-    method = benchmark.TRVAEMethod({"gene_likelihood": gene_likelihood.value}, {"max_epochs": max_epochs})
+    epochs = max(1, default_epochs(adata.n_obs) // 2) if quick else max_epochs
+    method = benchmark.TRVAEMethod({"gene_likelihood": gene_likelihood.value}, {"max_epochs": epochs})
     found = benchmark.assess(
         adata,
         group=same_value(adata.obs[cell_type_key].unique(), cell_type),

@@ -6,6 +6,7 @@ Each plot draws a table that a public function computes; nothing is saved and no
 from __future__ import annotations
 
 from ._dose_response import dose_response, dose_response_frame
+from ._experiment_order import experiments
 from ._heatmap import score_heatmap, score_heatmap_frame
 from ._history import training, training_frame
 from ._latent import latent_umap, latent_umap_frame
@@ -18,6 +19,7 @@ from ._violin import violin, violin_frame
 __all__ = [
     "dose_response",
     "dose_response_frame",
+    "experiments",
     "latent_umap",
     "latent_umap_frame",
     "reg_mean",

@@ -44,6 +44,7 @@ def perturbation_effect(
     predictor = targets.predictor
     predictor.check(request, cells)
     key = _group_key(cells, groupby, predictor.schema.labels_key)
+    factors = error.of_genes(cells.var.index)
     counts = predictor.module.likelihood.models_counts
     given: dict[Any, _Moments] = {}
     predicted: dict[Any, dict[Any, _Moments]] = {name: {} for name in targets.codes}
@@ -63,22 +64,24 @@ def perturbation_effect(
     for name, by_group in predicted.items():
         for group, moments in by_group.items():
             columns = {"variable": cells.var.index.to_numpy(), "target": name, "group": group}
-            effect = _effect(given[group], moments, targets.sd.get(name, 0.0), level, error, pseudocount, counts)
+            sd = targets.sd.get(name, 0.0)
+            effect = _effect(given[group], moments, sd, level, error, factors, pseudocount, counts)
             frames.append(pd.DataFrame(columns | effect))
     return pd.concat(frames, ignore_index=True)
 
 
-def model_error_of(asked: tuple[float, float] | None, *, counts: bool) -> ModelError:
+def model_error_of(asked: ModelError | tuple[float, float] | None, *, counts: bool) -> ModelError:
     """Check the error of a model that was asked for; the calibrated one for counts by default."""
     if asked is None:
         return DEFAULT_MODEL_ERROR if counts else ModelError(0.0, 0.0)
-    if np.shape(asked) != (2,):
-        msg = f"Expected `model_error` to be two numbers, floor and share, found {asked!r}."
-        raise ValueError(msg)
-    error = ModelError(*asked)
-    for name, value in error._asdict().items():
-        check_number(f"model_error.{name}", value)
-    return error
+    if not isinstance(asked, ModelError):
+        if np.shape(asked) != (2,):
+            msg = f"Expected `model_error` to be a ModelError or two numbers, floor and share, found {asked!r}."
+            raise ValueError(msg)
+        asked = ModelError(*asked)
+    for name in ("floor", "share", "spread"):
+        check_number(f"model_error.{name}", getattr(asked, name))
+    return asked
 
 
 def _group_key(cells: Cells, groupby: str | None, labels_key: str | None) -> str | None:
@@ -146,15 +149,23 @@ def _add(moments: dict[Any, _Moments], groups: np.ndarray, x: np.ndarray | spars
 
 
 def _effect(
-    given: _Moments, predicted: _Moments, sd: Any, level: float, error: ModelError, pseudocount: float, counts: bool
+    given: _Moments,
+    predicted: _Moments,
+    sd: Any,
+    level: float,
+    error: ModelError,
+    factors: np.ndarray,
+    pseudocount: float,
+    counts: bool,
 ) -> dict[str, Any]:
     """The columns of an effect; `sd` is that of what a condition does that was not measured."""
     log_fc = np.full(np.shape(given.mean), np.nan)
     if counts:
         log_fc = np.log2((predicted.mean + pseudocount) / (given.mean + pseudocount))
     change = predicted.log_mean - given.log_mean
-    sampling = standard_error(predicted.variance(), predicted.n, predicted.n)
-    half = margin(change, np.sqrt(sampling**2 + sd**2), error, level)
+    variance = predicted.variance()
+    sampling = standard_error(variance, predicted.n, predicted.n)
+    half = margin(change, np.sqrt(sampling**2 + sd**2), np.sqrt(variance), error, level, factors)
     return {
         "log_fc": log_fc,
         "change": change,
