@@ -222,16 +222,79 @@ def test_the_model_error_is_that_of_the_measured_groups(alike):
 def test_a_prediction_carries_its_verdict(alike, found, tmp_path):
     prediction = alike[:5].copy()
     prediction.uns["trvae"] = {"target": np.array(["stimulated"])}
+    prediction.obs["cell_type"] = "type_1"
     found.add_to(prediction, method="ridge")
     prediction.write_h5ad(tmp_path / "prediction.h5ad")
     kept = anndata.read_h5ad(tmp_path / "prediction.h5ad").uns["trvae"]["assessment"]
-    assert (kept["group"], kept["target"], kept["verdict"]) == ("type_1", "stimulated", found.verdict)
+    assert (kept["group"], kept["target"], kept["method"]) == ("type_1", "stimulated", "ridge")
+    assert found.expected.loc["ridge", "share_of_means"] < 0.5 < found.expected.loc[found.recommended, "share_of_means"]
+    assert (kept["verdict"], kept["recommended"]) == ("use the direction only", found.recommended)
     assert kept["skill"] == pytest.approx(found.expected.loc["ridge", "skill"])
     assert kept["n_groups"] == 4
+    found.add_to(prediction, method="no change")
+    assert prediction.uns["trvae"]["assessment"]["verdict"] == "do not use"
     with pytest.raises(ValueError, match="`method`"):
         found.add_to(prediction)
+    with pytest.raises(ValueError, match="a view of another"):
+        found.add_to(prediction[:2], method="ridge")
+    mixed = prediction.copy()
+    mixed.obs["cell_type"] = ["type_1", "type_2"] * 2 + ["type_1"]
+    with pytest.raises(ValueError, match="cells of 'type_1' alone"):
+        found.add_to(mixed, method="ridge")
     prediction.uns["trvae"]["target"] = np.array(["other"])
     with pytest.raises(ValueError, match=r"found one of \['other'\]"):
         found.add_to(prediction, method="ridge")
     with pytest.raises(ValueError, match="TRVAE.predict_perturbation"):
         found.add_to(alike[:5].copy(), method="ridge")
+
+
+def test_a_ceiling_below_no_change_makes_nobody_good(alike, table):
+    """Two negatives would make a large share of the change."""
+    rows = table[table["method"].isin(["no change", "noise ceiling"])].copy()
+    bad = rows[rows["method"] == "noise ceiling"].assign(method="bad", skill=0.0)
+    values = {"no change": 0.1, "bad": 0.5, "noise ceiling": 0.12}
+    rows = pd.concat([rows, bad], ignore_index=True)
+    below = rows["metric"].isin(["mse_means", "energy_distance"])
+    rows.loc[below, "value"] = rows.loc[below, "method"].map(values)
+    found = assess(alike, **(ASKED | {"table": rows}))
+    assert found.expected[["share_of_means", "share_of_cells"]].isna().all(axis=None)
+    assert found.verdict == "no effect"
+    assert "by no more than noise" in found.message
+
+
+def test_a_direction_by_chance_is_not_believed(alike, table):
+    """One method of many has it in one group and not in another."""
+    rows = table[table["method"].isin(["no change", "noise ceiling"])]
+    other = rows[rows["method"] == "noise ceiling"].assign(method="by chance", skill=-0.9)
+    other.loc[other["metric"] == "mse_means", "value"] = 99.0
+    lost = (other["metric"] == "pearson_change") & (other["group"] == "type_3")
+    other.loc[lost, "value"] = 0.0
+    found = assess(alike, **(ASKED | {"table": pd.concat([rows, other], ignore_index=True)}))
+    assert found.expected.loc["by chance", "direction"] > 0.5
+    assert (found.recommended, found.verdict) == ("no change", "do not use")
+
+
+@pytest.mark.parametrize("missing", ["no change", "noise ceiling"])
+def test_a_table_needs_its_ends(alike, table, missing):
+    with pytest.raises(ValueError, match=missing):
+        assess(alike, **(ASKED | {"table": table[table["method"] != missing]}))
+
+
+@pytest.mark.parametrize("n", [12, 40])
+def test_few_cells_are_not_far_away(n):
+    """Groups that differ in nothing but the number of their cells."""
+    rng = np.random.default_rng(0)
+    mean = rng.gamma(1.0, 2.0, 300)
+    sizes = {"few": n, **{f"other_{i}": 200 for i in range(4)}}
+    effect = np.where(np.arange(300) < 40, 3.0, 1.0)
+    parts = []
+    for name, size in sizes.items():
+        own = mean * np.exp(rng.normal(0.0, 0.1, 300))
+        for condition, by in (("control", 1.0), ("stimulated", effect)):
+            obs = pd.DataFrame(
+                {"cell_type": name, "condition": condition}, index=[f"{name}{condition}{i}" for i in range(size)]
+            )
+            parts.append(anndata.AnnData(rng.poisson(own * by, (size, 300)).astype(np.float32), obs=obs))
+    found = assess(anndata.concat(parts), **(ASKED | {"group": "few"}))
+    assert found.evidence["distance"] < 1.7
+    assert "times as far" not in found.message

@@ -149,3 +149,16 @@ def test_nothing_of_the_callers_is_changed():
     cells_needed(data, **KEYS)
     np.testing.assert_array_equal(data.X, before.X)
     pd.testing.assert_frame_equal(data.obs, before.obs)
+
+
+def test_many_measured_cells_tell_more_than_few():
+    few, many = (cells(measured=["a2"], n=n) for n in (12, 400))
+    keep = np.array([name.startswith("a2") for name in few.obs["group"]]) & (few.obs["condition"] == "drug").to_numpy()
+    controls = many[(many.obs["condition"] == "ctrl").to_numpy()]
+    measured = many[((many.obs["group"] == "a2") & (many.obs["condition"] == "drug")).to_numpy()]
+    assert keep.sum() == 12
+    unknown = [
+        rank_experiments(ad.concat([controls, part], index_unique="-"), **KEYS)["unknown_before"].iloc[0]
+        for part in (few[keep], measured)
+    ]
+    assert unknown[0] > unknown[1]

@@ -45,6 +45,35 @@ def test_responsive_genes_are_not_those_with_the_largest_noise():
     assert coverage["responsive"] == pytest.approx(0.9, abs=0.03)
 
 
+def test_what_is_finished_without_its_changes_is_not(simulated, tmp_path):
+    asked = {**KEYS, "method": shrunken, "n_top_genes": 10, "progress_bar": False, "out": tmp_path / "runs"}
+    with pytest.warns(UserWarning, match="rest on 3 groups"):
+        first = benchmark.calibrate_intervals(simulated, **asked)
+        next((tmp_path / "runs" / "changes").glob("*.csv")).unlink()
+        again = benchmark.calibrate_intervals(simulated, **asked)
+    assert first.n_groups == again.n_groups == 3
+    np.testing.assert_array_equal(first.quantiles, again.quantiles)
+
+
+def test_what_is_no_table_of_changes_is_refused():
+    row = {"change": 1.0, "standard_error": 0.3, "sd": 1.0, "change_real": 0.5, "responsive": True}
+    table = pd.DataFrame([row, row], index=["a", "b"])
+    with pytest.raises(TypeError, match="list of tables"):
+        benchmark.fit_model_error({"group": table})
+    with pytest.raises(TypeError, match="to be a ModelError"):
+        benchmark.coverage_table({"group": table}, (0.1, 0.2))
+    table.loc["b", "change"] = np.nan
+    with pytest.raises(ValueError, match="of 1 genes, e.g. 'b'"):
+        benchmark.fit_model_error([table])
+
+
+def test_groups_may_have_any_names(simulated):
+    tables = [hidden(simulated, group) for group in ("type_1", "type_2", "type_3")]
+    with pytest.warns(UserWarning, match="rest on 3 groups"):
+        named = benchmark.fit_model_error(tables, groups=[("donor", 0), ("donor", 1), None])
+    assert named.n_groups == 3
+
+
 @pytest.mark.parametrize(("n_real", "n_top_genes", "match"), [(3, 2, "4 real cells"), (9, 0, "`n_top_genes`")])
 def test_change_table_refuses(n_real, n_top_genes, match):
     cells = [np.random.default_rng(0).normal(size=(n, 5)) for n in (9, n_real, 9)]
@@ -96,7 +125,7 @@ def test_calibration_is_that_of_the_hidden_groups(simulated):
     tables = {group: hidden(simulated, group) for group in ("type_1", "type_2", "type_3")}
     for level in (0.6, 0.8, 0.9):
         coverage = benchmark.coverage_table(tables, error, level=level).groupby("genes")["coverage"].mean()
-        assert coverage.mean() == pytest.approx(level, abs=0.04)
+        assert coverage.min() == pytest.approx(level, abs=0.05)
 
 
 def test_a_group_that_took_no_part_is_covered():
@@ -107,7 +136,7 @@ def test_a_group_that_took_no_part_is_covered():
     assert list(error.factors.index) == list(adata.var_names)
     found = benchmark.coverage_table({"type_1": hidden(adata, "type_1")}, error).set_index("genes")["coverage"]
     assert found["all"] > 0.85
-    assert found["responsive"] > 0.7
+    assert found["responsive"] > 0.8
 
 
 def test_calibration_resumes_and_is_the_same(simulated, tmp_path):

@@ -295,3 +295,102 @@ def test_what_is_no_h5ad(tmp_path):
 
 def test_missing_file():
     assert "does not exist" in run("train", "nowhere.h5ad", "--out", "m", code=2)
+
+
+KEYS = ["--condition-key", "drug", "--cell-type-key", "kind"]
+
+
+def test_variable_genes_are_chosen_without_hidden_cells(file, tmp_path):
+    model, out = tmp_path / "model", tmp_path / "prediction.h5ad"
+    hidden = ["--cell-type-key", "kind", "--holdout", "type_2"]
+    asked = ["--condition-key", "drug", "--target", "stimulated", "--n-hvg", 10, "--max-epochs", 2]
+    run("train", file, *hidden, *asked, "--out", model)
+    data = anndata.read_h5ad(file)
+    holdout, _ = tv.benchmark.hold_out(
+        data,
+        group_key="kind",
+        condition_key="drug",
+        group="type_2",
+        control="control",
+        target="stimulated",
+        n_hvg=10,
+        control_share=0,
+    )
+    trained = tv.TRVAE.load(model)
+    assert list(trained.registry_["var_names"]) == list(holdout.training.var_names)
+    # a file with all genes is predicted on those that the model knows
+    effect = tmp_path / "effect.csv"
+    predict = ["predict", file, "--model", model, "--target", "stimulated", "--source", "control", *hidden]
+    run(*predict, "--out", out, "--effect", effect)
+    prediction = anndata.read_h5ad(out)
+    assert list(prediction.var_names) == list(holdout.training.var_names)
+    table = pd.read_csv(effect)
+    own = data[(data.obs["kind"] == "type_2") & (data.obs["drug"] == "control"), prediction.var_names].copy()
+    expected = trained.get_perturbation_effect(own, target="stimulated")
+    np.testing.assert_allclose(table["change"], expected["change"], rtol=1e-5, atol=1e-6)
+    assert "is there already. Name another file with --effect." in run(
+        *predict, "--out", tmp_path / "other.h5ad", "--effect", effect, code=1
+    )
+    assert "--effect x.txt ends in none of .csv" in run(
+        *predict, "--out", tmp_path / "other.h5ad", "--effect", "x.txt", code=1
+    )
+
+
+def test_evaluate_is_what_python_does(file, tmp_path):
+    """Genes, covariates and seed included."""
+    out = tmp_path / "report"
+    asked = [*KEYS, "--holdout", "type_1", "--target", "stimulated", "--n-hvg", 12, "--covariate", "donor", "--seed", 3]
+    text = run("evaluate", file, *asked, "--max-epochs", 2, "--out", out)
+    scores = pd.read_csv(out / "scores.csv")
+    method = tv.benchmark.TRVAEMethod(
+        train_kwargs={"max_epochs": 2}, setup_kwargs={"categorical_covariate_keys": ["donor"]}
+    )
+    table = tv.benchmark.leave_one_group_out(
+        anndata.read_h5ad(file),
+        group_key="kind",
+        condition_key="drug",
+        control="control",
+        methods={"trVAE": method},
+        groups=["type_1"],
+        targets=["stimulated"],
+        seeds=[3],
+        n_hvg=12,
+        progress_bar=False,
+    )
+    kept = scores[scores["method"] == "trVAE"].set_index(["genes", "metric"])["value"]
+    expected = table[table["method"] == "trVAE"].set_index(["genes", "metric"])["value"]
+    np.testing.assert_allclose(kept.reindex(expected.index), expected, rtol=1e-4, atol=1e-6)
+    assert "change_real" in pd.read_csv(out / "effect.csv")
+    assert "↓" in text
+
+
+def test_evaluate_all_groups(file, tmp_path):
+    out = tmp_path / "report"
+    text = run("evaluate", file, *KEYS, "--all-groups", "--target", "stimulated", "--max-epochs", 2, "--out", out)
+    scores = pd.read_csv(out / "scores.csv")
+    assert set(scores["group"]) == {"type_1", "type_2", "type_3"}
+    summary = tv.benchmark.summarize(scores).set_index("method")
+    assert f"{summary.loc['trVAE', 'skill']:z.2f}" in text
+    assert (out / "report.html").exists()
+    for arguments in ([], ["--all-groups", "--holdout", "type_1"]):
+        assert "either --holdout or --all-groups" in run(
+            "evaluate", file, *KEYS, *arguments, "--target", "stimulated", code=1
+        )
+
+
+def test_undefined_skills_say_why(file, tmp_path):
+    data = anndata.read_h5ad(file)
+    rng = np.random.default_rng(0)
+    data = data[data.obs["drug"] == "control"].copy()
+    data.obs["drug"] = rng.choice(["control", "stimulated"], data.n_obs)
+    data.write_h5ad(file)
+    text = run("evaluate", file, *KEYS, "--holdout", "type_1", "--target", "stimulated", "--max-epochs", 2,
+               "--out", tmp_path / "report")  # fmt: skip
+    assert "undefined" in text
+    assert "Undefined: " in text
+
+
+def test_quick_demo(tmp_path):
+    text = run("demo", "--quick", "--max-epochs", 2, "--out", tmp_path / "report")
+    assert "Simulated 2400 cells x 200 genes" in text
+    assert (tmp_path / "report" / "scores.csv").exists()

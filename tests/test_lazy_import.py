@@ -26,5 +26,6 @@ def test_every_public_name_is_there():
     for name in tv.__all__:
         assert getattr(tv, name) is getattr(tv, name)
         assert name in dir(tv)
+    assert tv.model.TRVAE is tv.TRVAE
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         _ = tv.nope

@@ -432,6 +432,9 @@ def test_effect_with_a_calibrated_error(trained, control):
     model = factors**2 * (0.1**2 + (0.3 * of_type["change"]) ** 2 + 0.2**2 * variance)
     margin = quantiles[89] * np.sqrt(2 * variance / len(p) + model)
     np.testing.assert_allclose(of_type["change_upper"], of_type["change"] + margin, rtol=1e-4, atol=1e-4)
+    broken = tv.benchmark.ModelError(0.1, 0.3, factors=factors * np.nan)
+    with pytest.raises(ValueError, match="`model_error.factors` from 0"):
+        trained.get_perturbation_effect(control, target="stimulated", model_error=broken)
     elsewhere = tv.benchmark.ModelError(0.1, 0.3, factors=factors.rename(lambda name: f"other {name}"))
     with pytest.raises(KeyError, match="same gene names"):
         trained.get_perturbation_effect(control, target="stimulated", model_error=elsewhere)
@@ -456,7 +459,7 @@ def test_effect_groups_and_targets(adata):
         model.get_perturbation_effect(target="stimulated", groupby="nope")
     with pytest.raises(ValueError, match="`level`"):
         model.get_perturbation_effect(target="stimulated", level=90)
-    with pytest.raises(ValueError, match="two numbers"):
+    with pytest.raises(ValueError, match="a ModelError or two numbers"):
         model.get_perturbation_effect(target="stimulated", model_error=0.1)
     with pytest.raises(ValueError, match="`model_error.share`"):
         model.get_perturbation_effect(target="stimulated", model_error=(0.0, -1.0))

@@ -15,7 +15,7 @@ import pytest
 from trvae_scvi import TRVAE
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "docs"))
-rooms = importlib.import_module("rooms")
+rooms, commands = (importlib.import_module(name) for name in ("rooms", "commands"))
 
 LONGEST_FILE = 400
 MIXINS = [cls for cls in TRVAE.__mro__[1:] if cls.__module__.startswith("trvae_scvi")]
@@ -39,6 +39,10 @@ def test_no_import_goes_against_the_order(file):
 
 def test_the_picture_is_that_of_the_code():
     assert rooms.PICTURE.read_text(encoding="utf-8") == rooms.draw(), "run `python docs/rooms.py`"
+
+
+def test_the_page_of_the_command_line_is_that_of_the_commands():
+    assert commands.PAGE.read_text(encoding="utf-8") == commands.page(), "run `python docs/commands.py`"
 
 
 def test_no_two_files_have_one_name_and_none_is_long():

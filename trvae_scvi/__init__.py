@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib import import_module, util
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ _CLASSES = {"TRVAE": "model", "TRVAEModule": "module"}
 
 def __getattr__(name: str) -> Any:
     """Import a part when it is asked for: the command line's help needs none of them, and torch takes seconds."""
-    if name not in __all__:
+    is_part = not name.startswith("_") and util.find_spec(f"{__name__}.{name}") is not None
+    if name not in _CLASSES and not is_part:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
     found = import_module(f".{_CLASSES.get(name, name)}", __name__)

@@ -72,8 +72,9 @@ class ModelError:
         if self.quantiles is None:
             return normal
         last = float(stats.norm.ppf(0.5 + _LEVELS[-1] / 2.0))
+        counted = float(np.interp(level, np.r_[0.0, _LEVELS], np.r_[0.0, self.quantiles]))
         # beyond what was counted the tail is that of a normal distribution
-        return float(np.interp(level, _LEVELS, self.quantiles)) * max(1.0, normal / last)
+        return counted * max(1.0, normal / last)
 
     def of_genes(self, names: pd.Index) -> np.ndarray:
         """The factors of these genes."""
@@ -159,11 +160,14 @@ class Calibration:
     group: np.ndarray
 
     @property
-    def weights(self) -> np.ndarray:
-        """Every prediction counts alike, and in it those that respond as much as all variables together."""
-        n_all = np.bincount(self.table)
-        n_responsive = np.bincount(self.table, weights=self.responsive)
-        return 1.0 / n_all[self.table] + self.responsive / np.maximum(n_responsive, 1.0)[self.table]
+    def heard(self) -> np.ndarray:
+        """Whether anything was counted of the variable: of others there is nothing to predict, and nothing to miss."""
+        return (self.sd > 0) | (self.change != 0) | (self.real != self.change)
+
+    def weights(self, chosen: np.ndarray) -> np.ndarray:
+        """Weights with which every prediction counts alike, for some of the entries."""
+        n = np.bincount(self.table, weights=chosen)
+        return chosen / np.maximum(n, 1.0)[self.table]
 
 
 def calibrate(cells: Calibration) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
@@ -172,7 +176,8 @@ def calibrate(cells: Calibration) -> tuple[np.ndarray, np.ndarray | None, np.nda
     The three parameters are those of the largest likelihood of a Student t distribution. A variable's factor is the
     posterior mean of its errors' square under an inverse gamma prior that weighs as much as two populations. How many
     standard deviations hold a share of the errors is then counted (conformal prediction with every population left out
-    of its own factors), with half of the weight on the variables that respond.
+    of its own factors), of all variables that were counted at all and of those that respond: the larger number holds
+    for both.
 
     Parameters
     ----------
@@ -185,32 +190,42 @@ def calibrate(cells: Calibration) -> tuple[np.ndarray, np.ndarray | None, np.nda
     and the quantiles of :class:`ModelError`.
     """
     squared = (cells.real - cells.change) ** 2
-    parameters = _parameters(cells, squared)
+    heard = cells.weights(cells.heard), cells.weights(cells.heard & cells.responsive)
+    parameters = _parameters(cells, squared, heard[0] + heard[1])
     model = _features(cells) @ parameters**2 + 1e-12
     share = model / (model + cells.sampling**2)
     # second moment of the model's part of an error, in units of its variance
     moment = share * np.minimum(squared / (model + cells.sampling**2), _LARGEST) + 1.0 - share
-    n_groups = len(np.unique(cells.group))
     factors, others = None, np.ones(len(moment))
-    if n_groups >= FEW_GROUPS:
-        pairs = np.unique(np.stack([cells.variable, cells.group]), axis=1, return_inverse=True)[1].ravel()
-        ones = np.ones(len(moment))
-        total, number = (np.bincount(cells.variable, weights=values) for values in (moment, ones))
-        own, n_own = (np.bincount(pairs, weights=values)[pairs] for values in (moment, ones))
-        factors = np.sqrt((_PRIOR + total) / (_PRIOR + number))
-        others = (_PRIOR + total[cells.variable] - own) / (_PRIOR + number[cells.variable] - n_own)
+    if len(np.unique(cells.group)) >= FEW_GROUPS:
+        factors, others = _factors(cells, moment)
     ratios = np.sqrt(squared / (cells.sampling**2 + others * model))
-    return parameters, factors, _weighted_quantiles(ratios, cells.weights)
+    quantiles = [_weighted_quantiles(ratios, weights) for weights in heard if weights.any()]
+    return parameters, factors, np.max([*quantiles, np.zeros(len(_LEVELS))], axis=0)
+
+
+def _factors(cells: Calibration, moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Factors of the variables, and for every entry the squared one that the other populations give.
+
+    Several predictions of one population count as one, by their mean.
+    """
+    _, first, pair = np.unique(np.stack([cells.variable, cells.group]), axis=1, return_index=True, return_inverse=True)
+    pair = pair.ravel()
+    mean = np.bincount(pair, weights=moment) / np.bincount(pair)
+    variable = cells.variable[first]
+    total, number = np.bincount(variable, weights=mean), np.bincount(variable)
+    others = (_PRIOR + total[cells.variable] - mean[pair]) / (_PRIOR + number[cells.variable] - 1.0)
+    return np.sqrt((_PRIOR + total) / (_PRIOR + number)), others
 
 
 def _features(cells: Calibration) -> np.ndarray:
     return np.stack([np.ones(len(cells.change)), cells.change**2, cells.sd**2], axis=1)
 
 
-def _parameters(cells: Calibration, squared: np.ndarray) -> np.ndarray:
+def _parameters(cells: Calibration, squared: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Floor, share and spread, on a logarithmic scale while they are sought."""
-    features, noise, weights = _features(cells), cells.sampling**2 + 1e-12, cells.weights
-    weights = weights / weights.sum()
+    features, noise = _features(cells), cells.sampling**2 + 1e-12
+    weights = weights / max(float(weights.sum()), 1e-300)
 
     def loss(logs: np.ndarray) -> tuple[float, np.ndarray]:
         parts = features * np.exp(logs)

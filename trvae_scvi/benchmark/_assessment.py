@@ -12,7 +12,8 @@ from trvae_scvi._arguments import check_choice, check_number
 from trvae_scvi.metrics import comparison_matrix
 from trvae_scvi.metrics._scorer import DEFAULT_METRICS
 
-from ._expectation import expected_skills, lacking_metrics, n_changed, verdict_of
+from ._expectation import expected_skills, lacking_scores, n_changed, verdict_of, verdict_on
+from ._experiments import squared_distances
 from ._holdout import MIN_CELLS, check_columns, check_two_conditions, in_order, only_values
 from ._interval_calibration import fit_model_error
 from ._runner import held_out
@@ -43,6 +44,8 @@ class Assessment:
         Whose cells are to be predicted.
     target
         Under which condition.
+    group_key
+        Column of `obs` with the groups.
     verdict
         One of :data:`~trvae_scvi.benchmark.VERDICTS`.
     message
@@ -54,7 +57,8 @@ class Assessment:
         One row a method, with the headline `skill` to be expected and its interval (`lower`, `upper`), its parts
         `mean_response` and `distribution`, and what was predicted of the change of means (`share_of_means`), of that of
         distributions (`share_of_cells`, by E-distance) and of its `direction` (correlation of changes): shares of what
-        the noise ceiling reaches, over all measured groups.
+        the noise ceiling reaches, over all measured groups, and for the direction in the group where it is least
+        (`direction_least`). NaN where the ceiling is no better than no change.
     evidence
         Numbers of measured groups (`n_groups`), of those that the target changes (`n_changed`) and of the group's
         control cells (`n_cells`), and the `distance` of its mean control cell from the nearest measured group's, in
@@ -75,6 +79,7 @@ class Assessment:
 
     group: Hashable
     target: Hashable
+    group_key: str
     verdict: str
     message: str
     recommended: str
@@ -93,12 +98,13 @@ class Assessment:
         prediction
             What :meth:`~trvae_scvi.TRVAE.predict_perturbation` returned for the group under the target; changed.
         method
-            The method that made it, one of `expected`.
+            The method that made it, one of `expected`. `verdict` is about it, `message` about the recommended one.
 
         Raises
         ------
         ValueError
-            If it is no such prediction, of another target, or the method was not assessed.
+            If it is no such prediction, a view, of another or more than one target, of other groups' cells, too, or the
+            method was not assessed.
 
         Examples
         --------
@@ -108,18 +114,25 @@ class Assessment:
         'use'
         """
         check_choice("method", method, self.expected.index)
+        if prediction.is_view:
+            msg = "Expected a prediction of its own, found a view of another object. Call `.copy()` first."
+            raise ValueError(msg)
         targets = [str(name) for name in prediction.uns.get("trvae", {}).get("target", [])]
-        if str(self.target) not in targets:
+        if targets != [str(self.target)]:
             msg = f"Expected a prediction of {self.target!r} by `TRVAE.predict_perturbation`, found one of {targets}."
             raise ValueError(msg)
-        own = self.expected.loc[method]
+        groups = prediction.obs[self.group_key].unique() if self.group_key in prediction.obs else [self.group]
+        if {str(group) for group in groups} != {str(self.group)}:
+            msg = f"Expected cells of {self.group!r} alone in `obs[{self.group_key!r}]`, found {list(groups)}."
+            raise ValueError(msg)
+        own, counted = self.expected.loc[method], [int(self.evidence[name]) for name in ("n_changed", "n_groups")]
         prediction.uns["trvae"]["assessment"] = {
             "group": str(self.group),
             "target": str(self.target),
-            "verdict": self.verdict,
-            "message": self.message,
-            "recommended": self.recommended,
             "method": method,
+            "verdict": self.verdict if method == self.recommended else verdict_on(own, *counted),
+            "recommended": self.recommended,
+            "message": self.message,
             **{name: float(own[name]) for name in ("skill", "lower", "upper")},
             "n_groups": int(self.evidence["n_groups"]),
         }
@@ -173,14 +186,15 @@ def assess(
     Verdict, recommended method, what to expect of each, and the evidence. In turn, the verdict is
 
     ``"no effect"``
-        if the target changes fewer than half of the measured groups (E-distance permutation test, p below 0.05);
+        if the target changes fewer than half of the measured groups (E-distance permutation test, p below 0.05), or
+        their means by nothing beyond noise;
     ``"use"``
         if the recommended method predicted half of the change of means, and half of the change of distributions;
     ``"use means only"``
         if only the first;
     ``"use the direction only"``
-        if its correlation of changes, or that of another method, which is then the recommended one, is 0.3 of the noise
-        ceiling's at least;
+        if its correlation of changes is 0.3 of the noise ceiling's at least, or that of another method is so in each of
+        three measured groups or more, which is then the recommended one;
     ``"do not use"``
         otherwise.
 
@@ -194,10 +208,17 @@ def assess(
         If the group has fewer than 10 control cells, fewer than two other groups were measured, a name is unknown,
         `level` is not between 0 and 1, or for what :func:`~trvae_scvi.benchmark.leave_one_group_out` refuses.
 
+    Warns
+    -----
+    UserWarning
+        If fewer than five groups were measured: intervals of genes rest on too few.
+
     Notes
     -----
     With few measured groups the intervals are wide, with two of them hardly narrower than from -1 to 1: groups that
-    agree by chance say little. They do not know of what sets the group apart; `distance` above 2 is a warning.
+    agree by chance say little. They do not know of what sets the group apart; `distance` above 2 is a warning. The
+    recommended method was the best of several in these groups, so that a little less is to be expected of it than of
+    one that was chosen beforehand.
 
     Examples
     --------
@@ -250,7 +271,7 @@ def assess(
     )
     verdict, recommended = verdict_of(expected, int(evidence["n_changed"]), int(evidence["n_groups"]))
     message = _message(verdict, recommended, expected.loc[recommended], evidence, group, target, level)
-    return Assessment(group, target, verdict, message, recommended, expected, evidence, errors)
+    return Assessment(group, target, group_key, verdict, message, recommended, expected, evidence, errors)
 
 
 def _rows(adata: AnnData, values: Mapping[str, Hashable]) -> np.ndarray:
@@ -292,11 +313,13 @@ def _measured(
 
 
 def _own_rows(table: pd.DataFrame, measured: Sequence[Hashable], target: Hashable) -> pd.DataFrame:
-    missing = [name for name in ("group", "target", "method", "metric", "value", "effect_p") if name not in table]
+    missing = [
+        name for name in ("group", "target", "method", "genes", "metric", "value", "effect_p") if name not in table
+    ]
     if missing:
         msg = f"Expected `table` as `leave_one_group_out` returns it, found no columns {missing}."
         raise KeyError(msg)
-    lacking = lacking_metrics(table)
+    lacking = lacking_scores(table)
     if lacking:
         msg = (
             f"Expected scores of {lacking} in `table`, found none. Run `leave_one_group_out` with its default metrics."
@@ -315,16 +338,19 @@ def _own_rows(table: pd.DataFrame, measured: Sequence[Hashable], target: Hashabl
 
 def _distance(controls: AnnData, counts: bool, group_key: str, group: Hashable, measured: Sequence[Hashable]) -> float:
     """From the nearest measured group, in median distances of these from their nearest."""
-    means = np.stack(
-        [
-            comparison_matrix(controls[(controls.obs[group_key] == name).to_numpy()], counts=counts).mean(axis=0)
-            for name in (group, *measured)
-        ]
-    )
-    distances = np.linalg.norm(means[:, None] - means, axis=2)
-    np.fill_diagonal(distances, np.inf)
-    typical = np.median(distances[1:, 1:].min(axis=1))
-    return float(distances[0, 1:].min() / typical) if typical > 0 else float("nan")
+    cells = [
+        comparison_matrix(controls[(controls.obs[group_key] == name).to_numpy()], counts=counts)
+        for name in (group, *measured)
+    ]
+    squared, noise = squared_distances(cells)
+    np.fill_diagonal(squared, np.inf)
+    # groups that are no further apart than noise puts them are not told from one another
+    typical = max(float(np.median(squared[1:, 1:].min(axis=1))), float(np.median(noise[1:])))
+    return float(np.sqrt(squared[0, 1:].min() / typical)) if typical > 0 else float("nan")
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if value > 0 else "nothing"
 
 
 def _message(
@@ -339,6 +365,10 @@ def _message(
     n, n_changed = int(evidence["n_groups"]), int(evidence["n_changed"])
     if verdict == "no effect":
         said = f"{target} changes {n_changed} of {n} measured groups beyond noise: expect no effect on {group}."
+        if n_changed >= n / 2:
+            said = (
+                f"{target} changes the means of {n} measured groups by no more than noise: expect no effect on {group}."
+            )
     else:
         what = {
             "use": f"Use {recommended}",
@@ -347,8 +377,8 @@ def _message(
             "do not use": f"Do not use a prediction of {group}; the best is {recommended}",
         }[verdict]
         said = (
-            f"{what}: in {n} measured groups it predicted {best['share_of_means']:.0%} of the change of means and "
-            f"{best['share_of_cells']:.0%} of that of distributions, and its headline skill is expected to be "
+            f"{what}: in {n} measured groups it predicted {_share(best['share_of_means'])} of the change of means and "
+            f"{_share(best['share_of_cells'])} of that of distributions, and its headline skill is expected to be "
             f"{best['skill']:.2f} here ({level:.0%}: {best['lower']:.2f} to {best['upper']:.2f})."
         )
     if evidence["distance"] > _FAR:

@@ -10,7 +10,7 @@ import pandas as pd
 from trvae_scvi._arguments import check_integer
 from trvae_scvi._math._intervals import standard_error
 from trvae_scvi.metrics import responsive_genes
-from trvae_scvi.metrics._matrix import gene_means, gene_variances
+from trvae_scvi.metrics._matrix import as_matrices, gene_means, gene_variances
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,8 @@ def change_table(
     Raises
     ------
     ValueError
-        If there are fewer than 4 real cells, or `n_top_genes` is below 1.
+        If there are fewer than 4 real or 2 other cells, `n_top_genes` is below 1, or the cells are no matrices of
+        finite values with the same number of genes.
 
     Examples
     --------
@@ -69,9 +70,13 @@ def change_table(
     ['change', 'standard_error', 'sd', 'change_real', 'responsive']
     """
     check_integer("n_top_genes", n_top_genes, 1)
-    if len(real) < _LEAST:
-        msg = f"Expected at least {_LEAST} real cells, to choose genes by some and measure them in others, found "
-        raise ValueError(f"{msg}{len(real)}.")
+    predicted, real, control = as_matrices([predicted, real, control], ["predicted", "real", "control"])
+    if len(real) < _LEAST or min(len(predicted), len(control)) < 2:
+        msg = (
+            f"Expected at least {_LEAST} real cells, to choose genes by some and measure them in others, and 2 of the "
+            f"others, found {len(real)}, {len(predicted)} predicted and {len(control)} control cells."
+        )
+        raise ValueError(msg)
     order = np.random.default_rng(seed).permutation(len(real))
     chosen_by, measured = (real[np.sort(half)] for half in np.array_split(order, 2))
     before = gene_means(control)

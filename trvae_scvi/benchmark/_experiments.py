@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["cells_needed", "rank_experiments"]
+__all__ = ["cells_needed", "rank_experiments", "squared_distances"]
 
 # Numbers of cells that are tried, of each condition.
 _SIZES = (10, 20, 40, 80, 160, 320)
@@ -78,7 +78,7 @@ def rank_experiments(
 
     Notes
     -----
-    A group with few control cells is taken to have as few under the target: it tells less of the others.
+    A candidate with few control cells is taken to have as few under the target: it tells less of the others.
 
     Examples
     --------
@@ -102,7 +102,8 @@ def rank_experiments(
         name: comparison_matrix(cells[is_control & (cells.obs[group_key] == name).to_numpy()], counts=counts)
         for name in groups
     }
-    covariance, noise, distance = _prior(list(controls.values()))
+    n_cells = [n_target[name] if name in measured else n_control[name] for name in groups]
+    covariance, noise, distance = _prior(list(controls.values()), np.array(n_cells))
     place = {name: i for i, name in enumerate(groups)}
     known, left = [place[name] for name in measured], [place[name] for name in asked]
     before, rows = _unknown(covariance, noise, known), []
@@ -226,16 +227,28 @@ def _check_candidates(asked: list[Any], groups: list[Hashable], measured: list[H
         raise ValueError(msg)
 
 
-def _prior(controls: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def squared_distances(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distances of the groups' means, `k x k`, and by how much sampling moves each mean, `k`.
+
+    Without what sampling adds: a group of few cells would lie far from all others.
+    """
+    means = np.stack([gene_means(cells) for cells in groups])
+    noise = np.array([gene_variances(cells, ddof=1).sum() / len(cells) for cells in groups])
+    squared = ((means[:, None] - means) ** 2).sum(axis=2) - noise[:, None] - noise
+    return np.maximum(squared, 0.0), noise
+
+
+def _prior(controls: Sequence[np.ndarray], n_cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Covariance of responses between groups, `k x k`, variance of what is measured, `k`, and distances, `k x k`."""
-    means = np.stack([gene_means(cells) for cells in controls])
-    distance = np.linalg.norm(means[:, None] - means, axis=2)
-    length = np.median(distance[np.triu_indices(len(means), 1)])
-    alike = np.exp(-0.5 * (distance / length) ** 2) if length > 0 else np.ones_like(distance)
-    sampling = np.array([gene_variances(cells, ddof=1).sum() / len(cells) for cells in controls])
-    between = max(float(means.var(axis=0, ddof=1).sum()), 1e-12)
+    squared, noise = squared_distances(controls)
+    np.fill_diagonal(squared, 0.0)
+    pairs = squared[np.triu_indices(len(controls), 1)]
+    length = np.median(pairs)
+    alike = np.exp(-0.5 * squared / length) if length > 0 else np.ones_like(squared)
+    sampling = noise * np.array([len(cells) for cells in controls]) / n_cells
     # responses are taken to be as large as the differences between groups
-    return (1.0 + alike + np.eye(len(means))) / 3.0, sampling / between, distance
+    between = max(float(pairs.mean()) / 2.0, 1e-12)
+    return (1.0 + alike + np.eye(len(controls))) / 3.0, sampling / between, np.sqrt(squared)
 
 
 def _unknown(covariance: np.ndarray, noise: np.ndarray, known: list[int]) -> float:

@@ -26,6 +26,7 @@ __all__ = [
     "Truth",
     "check_columns",
     "check_two_conditions",
+    "highly_variable",
     "hold_out",
     "in_order",
     "only_values",
@@ -193,7 +194,7 @@ def hold_out(
     parts = (~held_out & ~aside, own & ~aside, held_out, aside)
     training, given, real, apart = (only_values(adata[rows], layer) for rows in parts)
     if n_hvg is not None:
-        genes = _highly_variable(training, n_hvg, counts)
+        genes = highly_variable(training, n_hvg, counts)
         training, given = (_on_genes(cells, genes, counts) for cells in (training, given))
         real, apart = (cells[:, genes].copy() for cells in (real, apart))
         if given.n_obs < MIN_CELLS:
@@ -297,7 +298,8 @@ def only_values(cells: AnnData, layer: str | None) -> AnnData:
     return AnnData(X=copied, obs=cells.obs.copy(), var=cells.var[[]].copy())
 
 
-def _highly_variable(training: AnnData, n_hvg: int, counts: bool) -> np.ndarray:
+def highly_variable(training: AnnData, n_hvg: int, counts: bool) -> np.ndarray:
+    """Positions of the most variable genes of cells with their values in `X`, in their order."""
     cells = AnnData(X=training.X.copy(), var=training.var[[]].copy())
     if counts:
         sc.pp.normalize_total(cells, target_sum=1e4)

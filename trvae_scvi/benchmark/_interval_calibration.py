@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from ._runner import held_out
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Sequence
 
     from anndata import AnnData
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["calibrate_intervals", "coverage_table", "fit_model_error"]
 
 _NAME = "method"
+_NUMBERS = ["change", "standard_error", "sd", "change_real"]
 
 
 def calibrate_intervals(
@@ -49,10 +51,10 @@ def calibrate_intervals(
     """Find out how far predictions are from the truth, for intervals that hold as often as they say.
 
     Every group whose response is known is hidden in turn, a model is trained without it, and its change is predicted.
-    The result makes the intervals of `TRVAE.get_perturbation_effect` hold as often in these groups as they say: what
-    they are multiplied with is counted (conformal prediction over groups), half of it on the most responsive genes, and
-    nothing is assumed of the errors' distribution. From five groups on, genes whose changes were missed by more than
-    others' have wider intervals.
+    The result makes the intervals of `TRVAE.get_perturbation_effect` hold at least as often in these groups as they
+    say, on average over them, for all genes and for the most responsive ones: what they are multiplied with is counted
+    (conformal prediction over groups), and nothing is assumed of the errors' distribution. From five groups on, genes
+    whose changes were missed by more than others' have wider intervals.
 
     Parameters
     ----------
@@ -145,8 +147,10 @@ def fit_model_error(tables: Sequence[pd.DataFrame], *, groups: Sequence[Hashable
 
     Raises
     ------
+    TypeError
+        If `tables` is no list of tables.
     ValueError
-        If there is no table, or not one group for each.
+        If there is no table, not one group for each, or a number that is not finite.
 
     Warns
     -----
@@ -164,6 +168,9 @@ def fit_model_error(tables: Sequence[pd.DataFrame], *, groups: Sequence[Hashable
     >>> tv.benchmark.fit_model_error(tables).n_groups
     5
     """
+    if isinstance(tables, Mapping | pd.DataFrame) or not all(isinstance(each, pd.DataFrame) for each in tables):
+        msg = "Expected `tables` to be a list of tables that `change_table` made."
+        raise TypeError(msg)
     if not len(tables):
         msg = "Expected at least one table of changes in `tables`, found none. Make them with `change_table`."
         raise ValueError(msg)
@@ -172,6 +179,10 @@ def fit_model_error(tables: Sequence[pd.DataFrame], *, groups: Sequence[Hashable
         msg = f"Expected one of `groups` for each of {len(tables)} tables, found {len(groups)}."
         raise ValueError(msg)
     together = pd.concat(tables)
+    wrong = ~np.isfinite(together[_NUMBERS].to_numpy(dtype=float)).all(axis=1)
+    if wrong.any():
+        msg = f"Expected finite changes, found others of {wrong.sum()} genes, e.g. {together.index[wrong][0]!r}."
+        raise ValueError(msg)
     variable, names = pd.factorize(together.index)
     table = np.repeat(np.arange(len(tables)), [len(each) for each in tables])
     parameters, factors, quantiles = calibrate(
@@ -183,7 +194,7 @@ def fit_model_error(tables: Sequence[pd.DataFrame], *, groups: Sequence[Hashable
             responsive=together["responsive"].to_numpy(dtype=bool),
             variable=variable,
             table=table,
-            group=pd.factorize(np.array(groups, object))[0][table],
+            group=np.array([list(dict.fromkeys(groups)).index(group) for group in groups])[table],
         )
     )
     n_groups = len(set(groups))
@@ -219,7 +230,7 @@ def coverage_table(tables: Mapping[Hashable, pd.DataFrame], error: ModelError, *
     KeyError
         If the error is of other genes.
     TypeError
-        If `level` is no number.
+        If `level` is no number, `tables` no mapping, or `error` no ModelError.
     ValueError
         If `level` is not between 0 and 1.
 
@@ -235,6 +246,9 @@ def coverage_table(tables: Mapping[Hashable, pd.DataFrame], error: ModelError, *
     [['B', 'all'], ['B', 'responsive']]
     """
     check_number("level", level, positive=True, below=1.0)
+    if not isinstance(error, ModelError) or not isinstance(tables, Mapping):
+        msg = "Expected `tables` to map groups to tables that `change_table` made, and `error` to be a ModelError."
+        raise TypeError(msg)
     rows = []
     for group, table in tables.items():
         change, sampling, sd = (table[name].to_numpy() for name in ("change", "standard_error", "sd"))

@@ -67,6 +67,9 @@ class TRVAEMethod(_Network):
         Arguments of :meth:`~trvae_scvi.TRVAE.train`.
     prediction
         `method` of :meth:`~trvae_scvi.TRVAE.predict_perturbation`.
+    setup_kwargs
+        Further arguments of :meth:`~trvae_scvi.TRVAE.setup_anndata`, such as ``{"categorical_covariate_keys":
+        ["donor"]}``.
 
     Raises
     ------
@@ -86,6 +89,7 @@ class TRVAEMethod(_Network):
     """
 
     prediction: Literal["counterfactual", "mean", "sample"] = "counterfactual"
+    setup_kwargs: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         check_choice("prediction", self.prediction, METHODS)  # before a training
@@ -98,7 +102,9 @@ class TRVAEMethod(_Network):
         """Train on the cells that are not held out."""
         training = private(holdout.training)
         with seeded(holdout.seed):
-            TRVAE.setup_anndata(training, holdout.condition_key, labels_key=holdout.group_key)
+            TRVAE.setup_anndata(
+                training, holdout.condition_key, **{"labels_key": holdout.group_key, **self.setup_kwargs}
+            )
             return self._trained(TRVAE, training)
 
     def predict(self, model: TRVAE, holdout: HoldOut) -> AnnData:

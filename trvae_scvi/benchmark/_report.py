@@ -18,7 +18,7 @@ from trvae_scvi import pl
 from trvae_scvi._files import write_text
 from trvae_scvi.metrics import SKILL_METRICS
 
-from ._expectation import expected_skills, lacking_metrics, n_changed, verdict_of
+from ._expectation import expected_skills, lacking_scores, n_changed, verdict_of
 from ._summary import holdout_skills, metric_ranges, summarize
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _effects(table: pd.DataFrame) -> str:
 
 def _expectations(table: pd.DataFrame) -> str:
     """One line a target that two groups or more were held out under."""
-    lacking = lacking_metrics(table)
+    lacking = lacking_scores(table)
     if lacking:
         return f"<p>Not computed: {html.escape(', '.join(lacking))}, which a verdict needs.</p>"
     rows = []

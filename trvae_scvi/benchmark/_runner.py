@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 from joblib import Parallel, delayed
@@ -228,7 +228,10 @@ def held_out(
     runs = list(product(map(int, seeds), methods))
     jobs = [*(Job(*pair) for pair in pairs), *(Job(*pair, *run) for pair, run in product(pairs, runs))]
     kept = {} if store is None else {job: store.read(*job) for job in jobs}
-    parts: dict[Job, Part] = {job: part for job, part in kept.items() if part is not None}
+    # a method's piece is finished when its changes are there, too
+    parts: dict[Job, Part] = {
+        job: part for job, part in kept.items() if part is not None and (job.method is None or part.changes is not None)
+    }
     todo = [
         delayed(compute)(job, cells, keys, scoring, None if job.method is None else methods[job.method], store)
         for job in jobs
@@ -243,11 +246,9 @@ def held_out(
     table.attrs["settings"] = settings | {"seeds": list(map(int, seeds)), "methods": described}
     if out is not None:
         _write(table, Path(out))
-    changes: dict[str, dict[tuple[Hashable, Hashable, int], pd.DataFrame]] = {name: {} for name in methods}
+    changes: dict[str, dict[tuple[Hashable, Hashable, int], Any]] = {name: {} for name in methods}
     for (group, target), (seed, name) in product(pairs, runs):
-        found = parts[Job(group, target, seed, name)].changes
-        if found is not None:
-            changes[name][group, target, seed] = found
+        changes[name][group, target, seed] = parts[Job(group, target, seed, name)].changes
     return Run(table, changes)
 
 

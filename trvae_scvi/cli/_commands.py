@@ -5,20 +5,48 @@ from __future__ import annotations
 import logging
 import shlex
 import warnings
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._evaluation import write_assessment, write_evaluation
-from ._input import check_folder, check_new, read_cells, rows_of, same_value
+from trvae_scvi._files import write_text
+
+from ._evaluation import write_all, write_assessment, write_evaluation
+from ._input import (
+    check_folder,
+    check_new,
+    known_genes,
+    number_of_genes,
+    on_variable_genes,
+    read_cells,
+    rows_of,
+    same_value,
+)
+from ._shared_options import (
+    CellTypeKey,
+    ConditionKey,
+    Control,
+    Covariates,
+    DataArgument,
+    Epochs,
+    GeneLikelihood,
+    Layer,
+    Likelihood,
+    NHvg,
+    Prediction,
+    PredictionMethod,
+    Seed,
+    Target,
+    UseRaw,
+)
 from ._terminal import INTERRUPTED, Commands, UserError, mended, say
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from trvae_scvi import TRVAE
+    from trvae_scvi.benchmark import TRVAEMethod
 
 __all__ = ["app"]
 
@@ -31,43 +59,15 @@ app = typer.Typer(
 )
 
 _EXAMPLE_GROUP = "type_1"
-
-
-class Likelihood(StrEnum):
-    """Values of ``--gene-likelihood``."""
-
-    nb = "nb"
-    zinb = "zinb"
-    poisson = "poisson"
-    mse = "mse"
-
-
-class Prediction(StrEnum):
-    """Values of ``--method``."""
-
-    counterfactual = "counterfactual"
-    mean = "mean"
-    sample = "sample"
-
-
-DataArgument = Annotated[Path, typer.Argument(help="An .h5ad file with the cells, or a .zarr folder.", exists=True)]
-ConditionKey = Annotated[str, typer.Option(help="Column of `obs` with the condition of every cell.")]
-CellTypeKey = Annotated[str, typer.Option(help="Column of `obs` with cell types.")]
-Layer = Annotated[str | None, typer.Option(help="Layer with the values. Default: X.")]
-UseRaw = Annotated[bool, typer.Option("--use-raw", help="Take values and genes from raw instead of X.")]
-GeneLikelihood = Annotated[
-    Likelihood, typer.Option(help="nb, zinb or poisson for raw counts; mse for log-normalised data.")
-]
-PredictionMethod = Annotated[Prediction, typer.Option(help="What to make of the decoded distribution.")]
-Epochs = Annotated[int | None, typer.Option(help="Passes through the data. Default: fitted to the number of cells.")]
-Seed = Annotated[int, typer.Option(help="Seed of the weights, of training and of the draws.")]
-Target = Annotated[str, typer.Option(help="Condition to predict.")]
-Control = Annotated[str, typer.Option(help="Condition to predict from.")]
+_QUICK_EPOCHS = 100
+_QUICK_DEMO: dict[str, Any] = {"n_cells": 2400, "n_genes": 200, "n_types": 6}
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report; made if need be.")] = Path("report"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer cells and genes, trained for less long.")] = False,
+    max_epochs: Epochs = None,
     seed: Seed = 0,
 ) -> None:
     """Run the main job on simulated data: hold cells out, train, predict them, score against the truth.
@@ -78,13 +78,13 @@ def demo(
     from trvae_scvi.datasets import simulate_perturbation
 
     check_folder(out)
-    adata, would_be = simulate_perturbation(seed=seed)
+    adata, would_be = simulate_perturbation(**(_QUICK_DEMO if quick else {}), seed=seed)
     say(f"Simulated {adata.n_obs} cells x {adata.n_vars} genes; held out: {_EXAMPLE_GROUP}, stimulated.")
     holdout, truth = hold_out(
         adata, group_key="cell_type", group=_EXAMPLE_GROUP, control="control", target="stimulated"
     )
     model = _untrained(holdout.training, "condition", "cell_type", None, Likelihood.nb, seed)
-    model.train()
+    model.train(max_epochs=_QUICK_EPOCHS if quick and max_epochs is None else max_epochs)
     counterfactual = would_be[holdout.control.obs_names + "-stimulated"]
     write_evaluation(model, holdout, truth, out, seed=seed, counterfactual=counterfactual)
 
@@ -97,8 +97,10 @@ def train(
     cell_type_key: Annotated[str | None, typer.Option(help="Column with cell types: balances the MMD.")] = None,
     holdout: Annotated[str | None, typer.Option(help="Cell type to leave out under --target.")] = None,
     target: Annotated[str | None, typer.Option(help="Condition under which --holdout is left out.")] = None,
+    covariate: Covariates = None,
     layer: Layer = None,
     use_raw: UseRaw = False,
+    n_hvg: NHvg = 2000,
     gene_likelihood: GeneLikelihood = Likelihood.nb,
     max_epochs: Epochs = None,
     seed: Seed = 0,
@@ -114,7 +116,9 @@ def train(
     adata = read_cells(data, use_raw=use_raw, layer=layer)
     if left_out:
         adata = adata[~rows_of(adata, *left_out)].copy()
-    model = _untrained(adata, condition_key, cell_type_key, layer, gene_likelihood, seed)
+    _untrained(adata, condition_key, cell_type_key, layer, gene_likelihood, seed, covariate)  # what is wrong with all
+    adata = on_variable_genes(adata, n_hvg, layer, counts=gene_likelihood is not Likelihood.mse)
+    model = _untrained(adata, condition_key, cell_type_key, layer, gene_likelihood, seed, covariate)
     saved, code = "Saved the model", 0
     try:
         model.train(max_epochs=max_epochs)
@@ -135,6 +139,7 @@ def predict(
     model: Annotated[Path, typer.Option(help="Folder a model was saved in.", exists=True, file_okay=False)],
     target: Target,
     out: Annotated[Path, typer.Option(help="The .h5ad file or .zarr folder to write.")] = Path("prediction.h5ad"),
+    effect: Annotated[Path | None, typer.Option(help="A .csv file for the change of every gene, too.")] = None,
     source: Annotated[str | None, typer.Option(help="Use only cells of this condition. Default: all cells.")] = None,
     cell_type_key: Annotated[str | None, typer.Option(help="Column with cell types, for --holdout.")] = None,
     holdout: Annotated[str | None, typer.Option(help="Use only cells of this type.")] = None,
@@ -144,6 +149,8 @@ def predict(
 ) -> None:
     """Predict the cells of an .h5ad file under another condition."""
     check_new(out, "file", (".h5ad", ".zarr"))
+    if effect is not None:
+        check_new(effect, "file", (".csv",), option="--effect")
     if holdout is not None and cell_type_key is None:
         msg = "--holdout needs --cell-type-key: the column that holds the cell types."
         raise UserError(msg)
@@ -151,56 +158,71 @@ def predict(
     if holdout is not None and cell_type_key is not None:
         adata = adata[rows_of(adata, (cell_type_key, holdout))]
     trained = _loaded(model)
+    adata = known_genes(adata, trained)
     known = trained.get_state_registry("batch").categorical_mapping
     out.parent.mkdir(parents=True, exist_ok=True)
-    prediction = trained.predict_perturbation(
-        adata,
-        target=target if target == "all" else same_value(known, target),
-        source=same_value(known, source),
-        method=method.value,
-        seed=seed,
-        out=out,
-    )
+    asked: dict[str, Any] = {
+        "target": target if target == "all" else same_value(known, target),
+        "source": same_value(known, source),
+        "seed": seed,
+    }
+    prediction = trained.predict_perturbation(adata, **asked, method=method.value, out=out)
     say(f"Wrote {prediction.n_obs} predicted cells ({prediction.uns['trvae']['scale']}) to {out}.")
+    if effect is not None:
+        effect.parent.mkdir(parents=True, exist_ok=True)
+        write_text(effect, trained.get_perturbation_effect(adata, **asked).to_csv(index=False))
+        say(f"Wrote the change of every gene to {effect}.")
 
 
 @app.command()
 def evaluate(
     data: DataArgument,
-    holdout: Annotated[str, typer.Option(help="Cell type to hold out under --target.")],
     target: Target,
+    holdout: Annotated[str | None, typer.Option(help="Cell type to hold out under --target.")] = None,
+    all_groups: Annotated[bool, typer.Option("--all-groups", help="Hold every cell type out in turn.")] = False,
     control: Control = "control",
     condition_key: ConditionKey = "condition",
     cell_type_key: CellTypeKey = "cell_type",
+    covariate: Covariates = None,
     layer: Layer = None,
     use_raw: UseRaw = False,
+    n_hvg: NHvg = 2000,
     gene_likelihood: GeneLikelihood = Likelihood.nb,
     max_epochs: Epochs = None,
     out: Annotated[Path, typer.Option(help="Folder for the report; made if need be.")] = Path("report"),
     seed: Seed = 0,
 ) -> None:
     """Hold a measured cell type out, predict it, and score the prediction against trivial ones."""
-    from trvae_scvi.benchmark import hold_out
+    from trvae_scvi import benchmark
 
     if target == control:
         msg = f"--target and --control are both {target!r}; a prediction needs two conditions."
         raise UserError(msg)
+    if (holdout is None) != all_groups:
+        msg = "Give either --holdout or --all-groups: which cell type is hidden, or each of them in turn."
+        raise UserError(msg)
     check_folder(out)
     adata = read_cells(data, use_raw=use_raw, layer=layer)
     for name in (control, target):
-        rows_of(adata, (cell_type_key, holdout), (condition_key, name))  # or a message that tells what there is
-    _untrained(adata, condition_key, cell_type_key, layer, gene_likelihood, seed)  # what is wrong with all cells
-    given, truth = hold_out(
-        adata,
-        group_key=cell_type_key,
-        group=same_value(adata.obs[cell_type_key].unique(), holdout),
-        condition_key=condition_key,
-        control=same_value(adata.obs[condition_key].unique(), control),
-        target=same_value(adata.obs[condition_key].unique(), target),
-        layer=layer,
-        counts=gene_likelihood is not Likelihood.mse,
-    )
-    model = _untrained(given.training, condition_key, cell_type_key, None, gene_likelihood, seed)
+        own = [] if holdout is None else [(cell_type_key, holdout)]
+        rows_of(adata, *own, (condition_key, name))  # or a message that tells what there is
+    _untrained(adata, condition_key, cell_type_key, layer, gene_likelihood, seed, covariate)  # what is wrong with all
+    conditions = adata.obs[condition_key].unique()
+    keys: dict[str, Any] = {
+        "group_key": cell_type_key,
+        "condition_key": condition_key,
+        "control": same_value(conditions, control),
+    }
+    keys |= {"layer": layer, "counts": gene_likelihood is not Likelihood.mse, "n_hvg": number_of_genes(adata, n_hvg)}
+    target_value = same_value(conditions, target)
+    if holdout is None:
+        method = _method(gene_likelihood, covariate, max_epochs)
+        asked: dict[str, Any] = {"methods": {"trVAE": method}, "targets": [target_value], "seeds": (seed,), "out": out}
+        write_all(benchmark.leave_one_group_out(adata, **keys, **asked), out)
+        return
+    group = same_value(adata.obs[cell_type_key].unique(), holdout)
+    given, truth = benchmark.hold_out(adata, **keys, group=group, target=target_value)
+    model = _untrained(given.training, condition_key, cell_type_key, None, gene_likelihood, seed, covariate)
     model.train(max_epochs=max_epochs)
     write_evaluation(model, given, truth, out, seed=seed)
 
@@ -213,8 +235,10 @@ def assess(
     control: Control = "control",
     condition_key: ConditionKey = "condition",
     cell_type_key: CellTypeKey = "cell_type",
+    covariate: Covariates = None,
     layer: Layer = None,
     use_raw: UseRaw = False,
+    n_hvg: NHvg = 2000,
     gene_likelihood: GeneLikelihood = Likelihood.nb,
     max_epochs: Epochs = None,
     quick: Annotated[bool, typer.Option("--quick", help="Train half as long as by default: a rough answer.")] = False,
@@ -232,10 +256,9 @@ def assess(
     adata = read_cells(data, use_raw=use_raw, layer=layer)
     rows_of(adata, (cell_type_key, cell_type), (condition_key, control))  # or a message that tells what there is
     rows_of(adata, (condition_key, target))
-    _untrained(adata, condition_key, cell_type_key, layer, gene_likelihood, seed)  # what is wrong with all cells
+    _untrained(adata, condition_key, cell_type_key, layer, gene_likelihood, seed, covariate)  # what is wrong with all
     conditions = adata.obs[condition_key].unique()
     epochs = max(1, default_epochs(adata.n_obs) // 2) if quick else max_epochs
-    method = benchmark.TRVAEMethod({"gene_likelihood": gene_likelihood.value}, {"max_epochs": epochs})
     found = benchmark.assess(
         adata,
         group=same_value(adata.obs[cell_type_key].unique(), cell_type),
@@ -243,13 +266,22 @@ def assess(
         condition_key=condition_key,
         control=same_value(conditions, control),
         target=same_value(conditions, target),
-        methods={"trVAE": method},
+        methods={"trVAE": _method(gene_likelihood, covariate, epochs)},
         seeds=(seed,),
         layer=layer,
         counts=gene_likelihood is not Likelihood.mse,
+        n_hvg=number_of_genes(adata, n_hvg),
         out=out,
     )
     write_assessment(found, out)
+
+
+def _method(likelihood: Likelihood, covariates: list[str] | None, max_epochs: int | None) -> TRVAEMethod:
+    """What trains a model as the commands do."""
+    from trvae_scvi.benchmark import TRVAEMethod
+
+    setup = {"categorical_covariate_keys": covariates} if covariates else {}
+    return TRVAEMethod({"gene_likelihood": likelihood.value}, {"max_epochs": max_epochs}, setup_kwargs=setup)
 
 
 def _untrained(
@@ -259,6 +291,7 @@ def _untrained(
     layer: str | None,
     likelihood: Likelihood,
     seed: int,
+    covariates: list[str] | None = None,
 ) -> TRVAE:
     """A model to be trained on all of the cells."""
     import scvi
@@ -270,7 +303,9 @@ def _untrained(
     scvi.settings.seed = seed
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* holds no counts")  # what is said of them here names Python
-        TRVAE.setup_anndata(adata, condition_key, layer=layer, labels_key=cell_type_key)
+        TRVAE.setup_anndata(
+            adata, condition_key, layer=layer, labels_key=cell_type_key, categorical_covariate_keys=covariates or None
+        )
     try:
         return TRVAE(adata, gene_likelihood=likelihood.value)
     except NotCountsError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.table import Table
 
 from trvae_scvi._files import finished_at_end, write_text
@@ -14,14 +15,13 @@ from ._terminal import console, say
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     import pandas as pd
     from anndata import AnnData
 
     from trvae_scvi import TRVAE
     from trvae_scvi.benchmark import Assessment, HoldOut, Truth
 
-__all__ = ["write_assessment", "write_evaluation"]
+__all__ = ["write_all", "write_assessment", "write_evaluation"]
 
 
 def write_evaluation(
@@ -36,6 +36,7 @@ def write_evaluation(
     real, control, counts = truth.real, holdout.control, holdout.counts
     prediction = model.predict_perturbation(control, target=holdout.target, seed=seed)
     effect = model.get_perturbation_effect(control, target=holdout.target, seed=seed)
+    effect = effect.assign(change_real=_change(holdout, truth))
     known = {} if counterfactual is None else {"true counterfactual": counterfactual}
     scores = compare_predictions({"trVAE": prediction} | known, holdout, truth)
     _print_headline(scores, f"{holdout.group} under {holdout.target}, never seen in training")
@@ -43,11 +44,28 @@ def write_evaluation(
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "effect.csv", effect.to_csv(index=False))
     write_text(out / "scores.csv", scores.to_csv(index=False))
-    _plots(prediction, real, scores, effect.assign(change_real=_change(holdout, truth)), out, counts=counts)
+    _plots(prediction, real, scores, effect, out, counts=counts)
     # last: columns of the user's that h5ad cannot hold are no reason to lose the rest
     with finished_at_end(out / "prediction.h5ad") as unfinished:
         prediction.write_h5ad(unfinished)
     say(f"Table, plots and predicted cells are in {out}{os.sep}")
+
+
+def write_all(table: pd.DataFrame, out: Path) -> None:
+    """Print what every cell type held out in turn comes to; `out` has the report already."""
+    from trvae_scvi.benchmark import summarize
+
+    shown = Table(
+        title="Every cell type held out in turn: headline skill (0: best trivial prediction, 1: noise ceiling)"
+    )
+    shown.add_column("method", no_wrap=True)
+    for column in ("skill", "90 % interval", "above every trivial prediction"):
+        shown.add_column(column, justify="right")
+    for row in summarize(table).itertuples():
+        interval = f"{_skill(row.lower)} to {_skill(row.upper)}"
+        shown.add_row(str(row.method), _skill(row.skill), interval, f"{row.above_trivial:.0%} of {row.n_holdouts}")
+    console.print(shown)
+    say(f"Scores of every cell type and a report are in {out}{os.sep}")
 
 
 def write_assessment(found: Assessment, out: Path) -> None:
@@ -103,21 +121,33 @@ def _print_headline(scores: pd.DataFrame, title: str) -> None:
     table = Table(title=title)
     table.add_column("method", no_wrap=True)
     table.add_column("headline skill (0: best trivial prediction, 1: noise ceiling)", justify="right")
+    reasons: dict[str, None] = {}
     for method, rows in scores.groupby("method", sort=False):
         value = headline_skill(rows)
-        table.add_row(str(method), "undefined" if value != value else f"{value:z.2f}")
+        table.add_row(str(method), _skill(value))
+        if np.isnan(value):
+            notes = rows.loc[rows["note"].fillna("") != "", "note"]
+            reasons |= dict.fromkeys(notes.unique())
     console.print(table)
+    if reasons:
+        say(f"Undefined: {'; '.join(reasons)}.")
+
+
+def _skill(value: float) -> str:
+    return "undefined" if np.isnan(value) else f"{value:z.2f}"
 
 
 def _print_scores(scores: pd.DataFrame) -> None:
     from trvae_scvi.benchmark._report import wide_table
+    from trvae_scvi.metrics import HIGHER_IS_BETTER
 
     for genes, rows in scores.groupby("genes", sort=False):
         wide = wide_table(rows, "value", ".3f")
-        table = Table(title=f"{genes} genes")
+        table = Table(title=f"{genes} genes (↑ higher, ↓ lower is better)")
         table.add_column("method", no_wrap=True)
         for metric in wide:
-            table.add_column(metric, justify="right")
+            higher = HIGHER_IS_BETTER.get(metric.replace(" ", "_"))
+            table.add_column(metric + {True: " ↑", False: " ↓", None: ""}[higher], justify="right")
         for method, texts in wide.iterrows():
             table.add_row(str(method), *texts)
         console.print(table)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._terminal import UserError, mended
+from ._terminal import UserError, mended, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,7 +15,18 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["check_folder", "check_new", "read_cells", "rows_of", "same_value"]
+    from trvae_scvi import TRVAE
+
+__all__ = [
+    "check_folder",
+    "check_new",
+    "known_genes",
+    "number_of_genes",
+    "on_variable_genes",
+    "read_cells",
+    "rows_of",
+    "same_value",
+]
 
 
 def read_cells(path: Path, *, use_raw: bool = False, layer: str | None = None) -> AnnData:
@@ -34,6 +45,34 @@ def read_cells(path: Path, *, use_raw: bool = False, layer: str | None = None) -
         msg = f"{path} has no raw values. Leave out --use-raw."
         raise UserError(msg)
     return adata.raw.to_adata()
+
+
+def number_of_genes(adata: AnnData, n_hvg: int) -> int | None:
+    """How many highly variable genes to choose; ``None`` for all there are."""
+    return n_hvg if 0 < n_hvg < adata.n_vars else None
+
+
+def on_variable_genes(adata: AnnData, n_hvg: int, layer: str | None, *, counts: bool) -> AnnData:
+    """The cells on the most variable genes, without those that have no count of them."""
+    from trvae_scvi.benchmark._holdout import highly_variable, only_values
+
+    n_genes = number_of_genes(adata, n_hvg)
+    if n_genes is None:
+        return adata
+    cells = only_values(adata, layer)
+    genes = highly_variable(cells, n_genes, counts)
+    kept = np.asarray(abs(cells.X[:, genes]).sum(axis=1)).ravel() > 0 if counts else np.ones(cells.n_obs, dtype=bool)
+    if not kept.all():
+        say(f"Left out {(~kept).sum()} cells without a count of the {n_genes} most variable genes.")
+    return adata[kept, genes].copy()
+
+
+def known_genes(adata: AnnData, model: TRVAE) -> AnnData:
+    """The cells on the genes of a model, where they have all of them; what is missing the model tells itself."""
+    from trvae_scvi.data._schema import Schema
+
+    names = list(Schema.of(model.registry_).var_names)
+    return adata[:, names] if set(names) < set(adata.var_names) else adata
 
 
 def same_value(values: Iterable[Any], text: str | None) -> Any:
@@ -68,12 +107,12 @@ def check_folder(folder: Path) -> None:
         raise UserError(msg)
 
 
-def check_new(path: Path, kind: str, suffixes: tuple[str, ...] = ()) -> None:
+def check_new(path: Path, kind: str, suffixes: tuple[str, ...] = (), *, option: str = "--out") -> None:
     """Check that nothing has this name yet, that it can be made, and its suffix."""
     if suffixes and path.suffix not in suffixes:
-        msg = f"--out {path} ends in none of {', '.join(suffixes)}. Name the {kind} so."
+        msg = f"{option} {path} ends in none of {', '.join(suffixes)}. Name the {kind} so."
         raise UserError(msg)
     if path.exists() or path.is_symlink():
-        msg = f"{path} is there already. Name another {kind} with --out."
+        msg = f"{path} is there already. Name another {kind} with {option}."
         raise UserError(msg)
     check_folder(path.parent)

@@ -81,6 +81,11 @@ def model_error_of(asked: ModelError | tuple[float, float] | None, *, counts: bo
         asked = ModelError(*asked)
     for name in ("floor", "share", "spread"):
         check_number(f"model_error.{name}", getattr(asked, name))
+    for name in ("factors", "quantiles"):
+        values = getattr(asked, name)
+        if values is not None and not (np.asarray(values, dtype=float) >= 0).all():
+            msg = f"Expected `model_error.{name}` from 0, found {values!r}. Calibrate it anew."
+            raise ValueError(msg)
     return asked
 
 
