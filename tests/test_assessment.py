@@ -96,6 +96,15 @@ def test_a_direction_counts_where_no_change_is_the_safest(alike, table):
     assert found.message.startswith("Use too strong, for the direction of changes only")
 
 
+def test_means_count_where_no_change_is_the_safest(alike, table):
+    rows = table[table["method"].isin(["no change", "noise ceiling"])]
+    other = rows[rows["method"] == "noise ceiling"].assign(method="profile", skill=-0.9)
+    other.loc[other["metric"].isin(["energy_distance", "mse_stds"]), "value"] = 99.0
+    found = assess(alike, **(ASKED | {"table": pd.concat([rows, other], ignore_index=True)}))
+    assert found.expected["skill"].idxmax() == "no change"
+    assert (found.recommended, found.verdict) == ("profile", "use means only")
+
+
 def test_where_types_differ_in_strength_alone_the_direction_is_known():
     """In one type all cells respond, in another few: no size is right for the next one, and the direction is."""
     adata = simulated(n_cells=4000)

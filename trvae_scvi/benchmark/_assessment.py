@@ -51,8 +51,8 @@ class Assessment:
     message
         The same as a sentence, with its reasons.
     recommended
-        Method with the highest expected skill; the simplest of those that are level. For a direction alone, if need be,
-        the method with the best one.
+        Method with the highest expected skill, the simplest of those that are level. Where that is of no use, the one
+        with the best means or direction, if there is one.
     expected
         One row a method, with the headline `skill` to be expected and its interval (`lower`, `upper`), its parts
         `mean_response` and `distribution`, and what was predicted of the change of means (`share_of_means`), of that of
@@ -193,10 +193,10 @@ def assess(
     ``"use means only"``
         if only the first;
     ``"use the direction only"``
-        if its correlation of changes is 0.3 of the noise ceiling's at least, or that of another method is so in each of
-        three measured groups or more, which is then the recommended one;
+        if its correlation of changes is 0.3 of the noise ceiling's at least;
     ``"do not use"``
-        otherwise.
+        otherwise. With three measured groups or more, another method may then predict half of the change of means, or
+        such a correlation in each group: it is recommended for means, or for the direction, only.
 
     Raises
     ------

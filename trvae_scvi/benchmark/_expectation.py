@@ -21,7 +21,7 @@ _PREDICTED = 0.5  # share of the change from which on a prediction is worth havi
 _ALIKE = 0.3  # correlation of changes, as a share of the noise ceiling's, from which on a direction is
 _LEAST_SD = 0.05  # of skills: a few groups may agree by chance
 _TIE = 0.01  # of skills
-_FEW = 3  # groups, to believe a direction that was looked for among all methods
+_FEW = 3  # groups, to believe means or a direction that were looked for among all methods
 # of the scores that a verdict reads, and what is their 0
 _SHARES = {
     "share_of_means": ("mse_means", "no change"),
@@ -77,14 +77,18 @@ def n_changed(table: pd.DataFrame) -> int:
 def verdict_of(expected: pd.DataFrame, n_changed: int, n_groups: int) -> tuple[str, str]:
     """One of `VERDICTS` and the method that it is about.
 
-    That is the one with the highest expected skill, of those that are level with it the simplest; only where it knows
-    no direction, another one that does in each of three groups or more.
+    That is the one with the highest expected skill, of those that are level with it the simplest. Only where it is of
+    no use, another one that knows means in three groups or more, or else the direction in each of them.
     """
     level = expected.index[expected["skill"] >= expected["skill"].max() - _TIE]
     method = next((name for name in BASELINES if name in level), level[0])
     found = verdict_on(expected.loc[method], n_changed, n_groups)
-    certain = expected["direction_least"].where(expected["direction"] >= _ALIKE)
-    if found == "do not use" and n_groups >= _FEW and certain.max() >= _ALIKE:
+    if found != "do not use" or n_groups < _FEW:
+        return found, method
+    means, certain = expected["share_of_means"], expected["direction_least"].where(expected["direction"] >= _ALIKE)
+    if means.max() >= _PREDICTED:
+        return "use means only", str(means.idxmax())
+    if certain.max() >= _ALIKE:
         return "use the direction only", str(certain.idxmax())
     return found, method
 

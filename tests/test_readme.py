@@ -1,0 +1,47 @@
+"""The README's code runs as it is written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import pandas as pd
+import pytest
+import scanpy as sc
+
+import trvae_scvi as tv
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+@pytest.fixture
+def cells():
+    adata = tv.datasets.simulate_perturbation(n_cells=500, n_genes=2050, n_types=3, seed=0).adata
+    adata.obs["cell_type"] = adata.obs["cell_type"].cat.rename_categories({"type_1": "NK"})
+    adata.obs["n_counts"] = adata.obs["n_genes"] = "the user's own"
+    return adata[~((adata.obs["cell_type"] == "NK") & (adata.obs["condition"] == "stimulated"))].copy()
+
+
+def test_from_data_to_a_prediction_and_a_query(cells, tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    query = cells[(cells.obs["cell_type"] == "type_2").to_numpy()].copy()
+    query.layers["counts"] = query.X.copy()
+    # a condition that the model does not know
+    query.obs["condition"] = query.obs["condition"].cat.rename_categories({"stimulated": "another drug"})
+    files = {"my_cells.h5ad": cells, "new_donor.h5ad": query}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sc, "read_h5ad", lambda name: files[name].copy())
+    monkeypatch.setattr("trvae_scvi.train._training.default_epochs", lambda n_cells: 2)
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 2
+    assert set(names["effect"]["group"]) == {"NK"}
+    assert names["predicted"].n_obs == (query.obs["condition"] == "control").sum()
+    assert names["adata"].obsm["X_trvae"].shape[0] == names["adata"].n_obs
+    # columns of the user's stay
+    pd.testing.assert_frame_equal(names["adata"].obs[["n_counts", "n_genes"]], cells.obs[["n_counts", "n_genes"]])
