@@ -324,6 +324,18 @@ def test_response_without_real_changes(effect):
     assert len(ax.collections) == 1
 
 
+def test_response_of_several_groups_has_a_panel_each(effect):
+    several = pd.concat([effect.assign(group=group, target="drug", level=0.9) for group in ("B", "NK_$1$")])
+    axes = pl.response(several, n_genes=2)
+    assert [ax.get_title() for ax in axes] == ["B under drug", "NK_$1$ under drug"]
+    assert [[tick.get_text() for tick in ax.get_yticklabels()] for ax in axes] == [["b", "c"]] * 2
+    assert "90% interval" in {text.get_text() for text in axes[0].get_legend().get_texts()}
+    _, given = plt.subplots(1, 2)
+    assert pl.response(several, ax=given)[1] is given[1]
+    with pytest.raises(ValueError, match="one axes per group and target"):
+        pl.response(several, ax=given[0])
+
+
 def test_response_refuses(effect):
     with pytest.raises(KeyError, match=r"found no \['change_upper'\]"):
         pl.response(effect.drop(columns="change_upper"))

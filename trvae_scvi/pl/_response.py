@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._style import AS_IS, OKABE_ITO, new_axes, shown
+from ._panels import panel_axes
+from ._style import AS_IS, OKABE_ITO, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from matplotlib.axes import Axes
 
@@ -65,31 +68,35 @@ def response_frame(effect: pd.DataFrame, *, n_genes: int = 10) -> pd.DataFrame:
     return known.sort_values("change", key=np.abs, ascending=False, kind="stable").head(n_genes)
 
 
-def response(effect: pd.DataFrame, *, n_genes: int = 10, ax: Axes | None = None, show: bool | None = None) -> Axes:
+def response(
+    effect: pd.DataFrame, *, n_genes: int = 10, ax: Axes | Sequence[Axes] | None = None, show: bool | None = None
+) -> Axes | np.ndarray:
     """Horizontal bars of the strongest predicted changes with their intervals, and the real changes if known.
 
     Parameters
     ----------
     effect
-        Table with the columns `variable`, `change`, `change_lower` and `change_upper`, one row per variable. With a
-        column `change_real` (the same on real cells) its values are drawn as diamonds.
+        Table with the columns `variable`, `change`, `change_lower` and `change_upper`, as
+        `TRVAE.get_perturbation_effect` returns it. Several groups or targets are drawn in a panel each. With a column
+        `change_real` (the same on real cells) its values are drawn as diamonds.
     n_genes
         How many variables to draw, largest absolute predicted change on top.
     ax
-        Where to draw; `None` makes a new figure.
+        Where to draw: as many axes as there are groups and targets. `None` makes a new figure.
     show
         Whether to call :func:`matplotlib.pyplot.show`. `None` does not.
 
     Returns
     -------
-    The axes.
+    The axes; an array of them for several groups or targets.
 
     Raises
     ------
     KeyError
         If a column is missing.
     ValueError
-        If a variable has several rows or `n_genes` is below 1.
+        If a variable has several rows in a group under a target, `n_genes` is below 1, or the number of axes is not
+        that of the panels.
 
     Examples
     --------
@@ -101,17 +108,30 @@ def response(effect: pd.DataFrame, *, n_genes: int = 10, ax: Axes | None = None,
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['ISG15', 'IFI6']
     """
-    frame = response_frame(effect, n_genes=n_genes)
-    ax = new_axes(ax, (4.5, 1.2 + 0.25 * len(frame)))
+    keys = [name for name in ("group", "target") if name in effect.columns]
+    parts = dict(list(effect.groupby(keys, sort=False, observed=True, dropna=False))) if keys else {(): effect}
+    titles = [" under ".join(str(value) for value in key) for key in parts]
+    frames = [response_frame(part, n_genes=n_genes) for part in parts.values()] or [response_frame(effect)]
+    size = 4.5, 1.4 + 0.25 * max(len(frame) for frame in frames)
+    axes = panel_axes(ax, titles or [""], kind="group and target", size=size, n_columns=3)
+    for panel, frame, title in zip(axes, frames, titles or [""], strict=True):
+        _draw(panel, frame, title)
+    return shown(axes if len(axes) > 1 else axes[0], show)
+
+
+def _draw(ax: Axes, frame: pd.DataFrame, title: str) -> None:
+    """The bars of one group under one target."""
     rows = np.arange(len(frame))
     ax.barh(rows, frame["change"], color=OKABE_ITO[4], label="predicted")
+    levels = frame["level"].unique() if "level" in frame.columns else []
+    name = f"{levels[0]:.0%} interval" if len(levels) == 1 else "interval"
     # Lines rather than error bars: an interval need not contain the bar's end.
-    ax.hlines(rows, frame["change_lower"], frame["change_upper"], color=OKABE_ITO[-1], linewidth=1.2, label="interval")
+    ax.hlines(rows, frame["change_lower"], frame["change_upper"], color=OKABE_ITO[-1], linewidth=1.2, label=name)
     if "change_real" in frame.columns:
         ax.scatter(frame["change_real"], rows, marker="D", s=18, color=OKABE_ITO[5], zorder=3, label="real")
     ax.axvline(0, color=OKABE_ITO[-1], linewidth=0.8)
     ax.set_yticks(rows, frame["variable"].astype(str), **AS_IS)
     ax.invert_yaxis()
-    ax.set_xlabel("change of the mean (log1p counts per 10,000)")
+    ax.set_title(title, fontsize="medium", **AS_IS)
+    ax.set_xlabel("change of mean log1p(counts per 10,000 of these genes)")
     ax.legend(frameon=False, fontsize="small", loc="lower right")
-    return shown(ax, show)
