@@ -45,7 +45,7 @@ def test_one_of_each_family_comes_first():
     assert {name[0] for name in first} == {"a", "b", "f"}
     assert first[0] in ("a3", "b1", "b2")  # what most are near to
     assert order["unknown_before"].iloc[0] == pytest.approx(1.0)
-    assert order["nearest"].iloc[0] is None
+    assert pd.isna(order["nearest"].iloc[0])
     np.testing.assert_array_equal(order["unknown_before"].iloc[1:], order["unknown"].iloc[:-1])
     assert order["unknown"].is_monotonic_decreasing
 

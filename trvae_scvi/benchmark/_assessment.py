@@ -47,7 +47,7 @@ class Assessment:
     group_key
         Column of `obs` with the groups.
     verdict
-        One of :data:`~trvae_scvi.benchmark.VERDICTS`.
+        One of `VERDICTS`.
     message
         The same as a sentence, with its reasons.
     recommended

@@ -66,7 +66,7 @@ def rank_experiments(
     ``unknown_before``, ``unknown``
         Share of the variance of responses that is not known before and after it was measured, mean over all groups.
     ``nearest``
-        The measured group that is most alike; ``None`` without any.
+        The measured group that is most alike; missing without any.
 
     Raises
     ------

@@ -147,6 +147,7 @@ class TRVAETrainingPlan(TrainingPlan):
         """Adam, with the cycle unless `reduce_lr_on_plateau` asks for another schedule."""
         config = super().configure_optimizers()
         if self.lr_schedule and not self.reduce_lr_on_plateau:
+            self.trainer.fit_loop.setup_data()  # the number of steps asks for it, and says so
             n_steps = max(1, int(self.trainer.estimated_stepping_batches))
             # a partial and not a lambda: the trainer, which the model keeps, can then be pickled
             schedule = torch.optim.lr_scheduler.LambdaLR(
