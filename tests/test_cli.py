@@ -378,6 +378,19 @@ def test_evaluate_all_groups(file, tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--covariate", "batch"], "Column 'batch' not found in obs"),
+        (["--n-hvg", 1], "--n-hvg 1 leaves a single gene"),
+    ],
+)
+def test_options_are_checked_before_training(file, tmp_path, option, message):
+    asked = ["--holdout", "type_1", "--target", "stimulated", *KEYS, *option]
+    assert message in run("evaluate", file, *asked, "--out", tmp_path / "report", code=1)
+    assert message in run("train", file, "--condition-key", "drug", *option, "--out", tmp_path / "model", code=1)
+
+
 def test_undefined_skills_say_why(file, tmp_path):
     data = anndata.read_h5ad(file)
     rng = np.random.default_rng(0)

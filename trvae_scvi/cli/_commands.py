@@ -300,6 +300,8 @@ def _untrained(
     from trvae_scvi.data._values import NotCountsError
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in covariates or []:
+        rows_of(adata, (name, None))
     scvi.settings.seed = seed
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* holds no counts")  # what is said of them here names Python
@@ -318,8 +320,11 @@ def _untrained(
 
 
 def _loaded(folder: Path) -> TRVAE:
+    import scvi
+
     from trvae_scvi import TRVAE
 
+    scvi.settings.verbosity = logging.WARNING  # a model on the disk is "already downloaded"
     with mended(f"The model in {folder} cannot be loaded"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Save path contains no saved anndata")
         return TRVAE.load(folder)

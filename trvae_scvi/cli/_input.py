@@ -49,6 +49,9 @@ def read_cells(path: Path, *, use_raw: bool = False, layer: str | None = None) -
 
 def number_of_genes(adata: AnnData, n_hvg: int) -> int | None:
     """How many highly variable genes to choose; ``None`` for all there are."""
+    if n_hvg == 1:
+        msg = "--n-hvg 1 leaves a single gene. Give 2 or more, or 0 for all."
+        raise UserError(msg)
     return n_hvg if 0 < n_hvg < adata.n_vars else None
 
 
@@ -80,13 +83,15 @@ def same_value(values: Iterable[Any], text: str | None) -> Any:
     return next((value for value in values if str(value) == text), text)
 
 
-def rows_of(adata: AnnData, *texts: tuple[str, str]) -> np.ndarray:
-    """Mask of the cells whose columns hold the texts, given as pairs; a clear message if there are none."""
+def rows_of(adata: AnnData, *texts: tuple[str, str | None]) -> np.ndarray:
+    """Mask of the cells whose columns hold the texts (any: ``None``), in pairs; a clear message if there are none."""
     rows = np.ones(adata.n_obs, dtype=bool)
     for key, text in texts:
         if key not in adata.obs:
             msg = f"Column {key!r} not found in obs; there are {list(adata.obs.columns)}."
             raise UserError(msg)
+        if text is None:
+            continue
         found = adata.obs[key].astype(str)
         matching = rows & (found == text).to_numpy()
         if not matching.any():

@@ -220,7 +220,9 @@ def _quiet(module: TRVAEModule) -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Sparse (CSR tensor support is in beta|invariant checks are)")
         # of Lightning about itself, and about logging by the step, where one line an epoch is logged
         warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-        warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+        warnings.filterwarnings(
+            "ignore", message="The number of training batches .* is smaller than the logging interval"
+        )
         warnings.filterwarnings("ignore", message="early_stopping was automatically disabled due to the use of DDP")
         if module.is_frozen:  # Lightning wonders at modules that stay in evaluation
             warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training")
