@@ -132,31 +132,39 @@ def kang_metrics() -> Figure:
     return figure
 
 
-def kang_intervals() -> Figure:
-    """How often intervals of 90 % held, type by type."""
-    table = read("kang_intervals")
-    roles = {role: list(part["group"].unique()) for role, part in table.groupby("role", sort=False)}
-    groups = [group for part in roles.values() for group in part]
-    figure, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
-    for genes, marker, colour, shift in (("all", "o", BLUE, -0.12), ("responsive", "D", RED, 0.12)):
-        part = table[table["genes"] == genes]
-        rows = [groups.index(group) + shift for group in part["group"]]
-        name = "all genes" if genes == "all" else "100 responsive genes"
-        ax.scatter(100 * part["coverage"], rows, marker=marker, s=50, color=colour, label=name, zorder=3)
-    name_rows(ax, groups)
-    ax.axvline(90, color="black", linewidth=1, linestyle="--", zorder=0)
-    border = len(next(iter(roles.values()))) - 0.5
-    ax.axhline(border, color="0.7", linewidth=1)
-    for role, va, shift in zip(roles, ("bottom", "top"), (4, -4), strict=True):
-        ax.annotate(
-            role, (0, border), xycoords=("axes fraction", "data"), xytext=(4, shift), textcoords="offset points",
-            va=va, color=GREY, fontsize="small",
-        )  # fmt: skip
-    ax.set(
-        xlim=(min(75, 100 * table["coverage"].min() - 2), 101),
-        xlabel="genes whose change lies in its 90 % interval (%)",
-    )
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, handletextpad=0.2)
+def intervals() -> Figure:
+    """How often intervals of 90 % held, hold-out by hold-out."""
+    table = read("intervals")
+    names = list(table["data"].unique())
+    rules = {"calibrated": BLUE, "default": ORANGE}
+    figure, axes = plt.subplots(1, 2, figsize=(6.4, 4.2), layout="constrained", sharey=True, sharex=True)
+    titles = {"all": "all genes", "responsive": "100 responsive genes"}
+    for ax, (genes, title) in zip(axes, titles.items(), strict=True):
+        for (rule, colour), shift in zip(rules.items(), (-0.15, 0.15), strict=True):
+            part = table[(table["genes"] == genes) & (table["rule"] == rule)]
+            rows = [names.index(name) + shift for name in part["data"]]
+            ax.scatter(100 * part["coverage"], rows, s=12, color=colour, alpha=0.5, linewidth=0)
+            means = part.groupby("data")["coverage"].mean()
+            places = [names.index(name) + shift for name in means.index]
+            ax.scatter(100 * means, places, marker="|", s=160, color=colour, linewidth=2.5, label=rule, zorder=3)
+        ax.axvline(90, color="black", linewidth=1, linestyle="--", zorder=0)
+        ax.set(title=title, xlabel="genes in their interval (%)")
+    name_rows(axes[0], names)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def assessment() -> Figure:
+    """Expected and realised skill of trVAE, with intervals of 80 %."""
+    table = read("assessment")
+    figure, ax = plt.subplots(figsize=(6, 5), layout="constrained")
+    for (name, part), colour in zip(table.groupby("data", sort=False), tv.pl._style.OKABE_ITO, strict=False):
+        reach = np.stack([part["expected"] - part["lower"], part["upper"] - part["expected"]])
+        ax.errorbar(part["expected"], part["realised"], xerr=reach, fmt="none", ecolor=colour, alpha=0.15)
+        ax.scatter(part["expected"], part["realised"], s=22, color=colour, label=name, zorder=3)
+    ax.plot([-1, 1], [-1, 1], color="black", linewidth=1, linestyle="--", zorder=0)
+    ax.set(xlabel="expected headline skill, with its 80 % interval", ylabel="realised headline skill")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, handletextpad=0.2, fontsize="small")
     return figure
 
 
@@ -355,7 +363,8 @@ FIGURES = {
     "overview": overview,
     "kang_skill": kang_skill,
     "kang_metrics": kang_metrics,
-    "kang_intervals": kang_intervals,
+    "intervals": intervals,
+    "assessment": assessment,
     "ablation": ablation,
     "length": length,
     "mapping": mapping,

@@ -9,7 +9,6 @@ on CD4T, CD8T and Dendritic only; `contexts.py` scores the other four types. Pie
 
 * `kang_ablation.csv`, `kang_ablation.md`: other settings on the three types;
 * `kang_length.csv`, `kang_length.md`: the same types after training by default and three times as long;
-* `kang_intervals.csv`: how often intervals calibrated on those three hold on the other four;
 * `kang_ranges.md`: which metrics tell anything there, by predictions without a network (minutes).
 """
 
@@ -28,7 +27,6 @@ from saved import SavedTRVAE
 
 import trvae_scvi as tv
 from trvae_scvi import benchmark
-from trvae_scvi.metrics import comparison_matrix
 from trvae_scvi.train._training import default_epochs
 
 FILE = "kang_pbmc_hvg2000_counts.h5ad"
@@ -98,31 +96,6 @@ def lengthen(adata: anndata.AnnData, seeds: list[int], out: Path, n_jobs: int) -
     )
 
 
-def score_intervals(adata: anndata.AnnData, seed: int, out: Path, results: Path) -> None:
-    """Calibrate intervals on the types the defaults were chosen on, score them on the others."""
-    method = SavedTRVAE({}, folder=str(out / "models"))
-    tables = {}
-    for group in CHOICE + SCORED:
-        holdout, truth = benchmark.hold_out(adata, group=group, target="stimulated", seed=seed, **KEYS)
-        cells = (comparison_matrix(c) for c in (method(holdout), truth.real, holdout.control))
-        tables[group] = benchmark.change_table(*cells)
-    error = benchmark.fit_model_error([tables[group] for group in CHOICE])
-    frame = benchmark.coverage_table(tables, error)
-    role = frame["group"].isin(CHOICE).map({True: "calibrated on", False: "scored"})
-    frame = frame.assign(role=role, seed=seed, floor=error.floor, share=error.share)
-    frame.to_csv(results / "kang_intervals.csv", index=False, float_format="%.4g")
-    wide = frame.pivot_table(
-        index=["role", "group"], columns="genes", values=["coverage", "mean_width", "score"], sort=False
-    )
-    wide.columns = [f"{name}, {genes} genes" for name, genes in wide.columns]
-    wide.index = [f"{group} ({role})" for role, group in wide.index]
-    title = (
-        f"Intervals of 90 %, standard deviation of the model's error {error.floor:.4f} + {error.share:.3f} x |change|"
-    )
-    (results / "kang_intervals.md").write_text(f"{title}\n\n{markdown(wide)}\n")
-    print(f"\n{title}\n{wide.to_string()}", flush=True)
-
-
 def measure_ranges(adata: anndata.AnnData, out: Path, results: Path) -> None:
     """Range and saturation of every metric, by which those of the headline skill were chosen."""
     table = benchmark.leave_one_group_out(
@@ -175,7 +148,7 @@ def write(table: pd.DataFrame, path: Path, title: str) -> None:
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=["ranges", "intervals", "length", "ablation"])
+    parser.add_argument("--parts", nargs="+", default=["ranges", "length", "ablation"])
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--n-jobs", type=int, default=2)
     arguments = parser.parse_args()
@@ -184,8 +157,6 @@ def main() -> None:
     out, results = HERE / "runs", HERE / "results"
     if "ranges" in arguments.parts:
         measure_ranges(adata, out, results)
-    if "intervals" in arguments.parts:
-        score_intervals(adata, SEEDS[0], out, results)
     if "length" in arguments.parts:
         write(
             lengthen(adata, arguments.seeds, out, arguments.n_jobs), results / "kang_length.csv", "Length of training"

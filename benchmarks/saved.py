@@ -22,7 +22,8 @@ class SavedTRVAE(TRVAEMethod):
         """Train, or load what was trained before with the same settings."""
         # defaults, too: a model trained with others must not be taken for one of these
         defaults = str(inspect.signature(tv.TRVAE.__init__)), str(inspect.signature(tv.TRVAE.train))
-        settings = (self.model_kwargs, self.train_kwargs, defaults, holdout.group, holdout.target, holdout.seed)
+        own = self.model_kwargs, self.train_kwargs, self.setup_kwargs
+        settings = (*own, defaults, holdout.group, holdout.target, holdout.seed)
         path = Path(self.folder) / hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
         if not (path / "model.pt").exists():
             super().fit(holdout).save(path, overwrite=True)
