@@ -60,16 +60,18 @@ def foretold(found: tv.benchmark.Assessment, real: pd.DataFrame) -> dict:
         "of_best": own.max(),
         "of_mean_shift": own["mean shift"],
         "of_no_change": own["no change"],
-        "share": realised_share(found.recommended, real),
+        "share": realised_shares(real)[found.recommended],
+        "share_of_best": realised_shares(real).drop("noise ceiling").max(),
+        "effect_p": real["effect_p"].iloc[0],
     }
 
 
-def realised_share(method: str, real: pd.DataFrame) -> float:
-    """Share of the change of means that was predicted, of what the ceiling reaches; NaN if it is no better."""
+def realised_shares(real: pd.DataFrame) -> pd.Series:
+    """Shares of the change of means that methods predicted, of what the ceiling reaches; NaN if it is no better."""
     rows = real[(real["genes"] == "all") & (real["metric"] == "mse_means")]
     value = rows.groupby("method")["value"].mean()
     room = value["no change"] - value["noise ceiling"]
-    return (value["no change"] - value[method]) / room if room > 0 else float("nan")
+    return (value["no change"] - value) / (room if room > 0 else float("nan"))
 
 
 def simulated(seeds: list[int]) -> list[dict]:
@@ -155,15 +157,18 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_verdict(table: pd.DataFrame) -> pd.DataFrame:
-    """What came after each verdict: the share of the change of means that the recommended method predicted."""
-    shares = table.assign(half=table["share"] >= 0.5).groupby("verdict")
-    return pd.DataFrame(
-        {
-            "hold-outs": shares.size(),
-            "median share of means": shares["share"].median(),
-            "half or more": shares["half"].mean(),
-        }
-    ).reindex([name for name in VERDICTS if name in set(table["verdict"])])
+    """What came after each verdict: shares of the change of means that were predicted."""
+    table = table[~table["data"].isin(SIMULATED)]
+    changed = (table["effect_p"] < 0.05).groupby(table["verdict"]).mean()
+    # of what does not change there is no share
+    table = table[(table["effect_p"] < 0.05) & table["share_of_best"].notna()]
+    kinds = {"share": "the recommended method", "share_of_best": "the best method in hindsight"}
+    halves = {name: (table[name] >= 0.5).groupby(table["verdict"]).mean() for name in kinds}
+    by = table.groupby("verdict")
+    columns = {"cells that changed": changed, "changed hold-outs": by.size()}
+    columns |= {f"median share by {kind}": by[name].median() for name, kind in kinds.items()}
+    columns |= {f"half or more by {kind}": halves[name] for name, kind in kinds.items()}
+    return pd.DataFrame(columns).reindex([name for name in VERDICTS if name in set(table["verdict"])])
 
 
 def main() -> None:
@@ -171,17 +176,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--quick", nargs="+", choices=DATA_SETS, help="these data sets, trained half as long, alone")
+    parser.add_argument("--only-tables", action="store_true", help="keep the simulations that were done")
     arguments = parser.parse_args()
     if arguments.quick:
         (RESULTS / "assessment_quick.md").write_text(f"{markdown(halved(arguments.quick))}\n")
         return
-    rows = simulated(arguments.seeds)
-    for name in DATA_SETS:
-        path = RESULTS / f"contexts_{name}.csv"
-        if path.exists():
-            rows += tabulated(name, path)
-    table = pd.DataFrame(rows)
     path = RESULTS / "assessment.csv"
+    if arguments.only_tables:
+        kept = pd.read_csv(path)
+        rows = kept[kept["data"].isin(SIMULATED)].to_dict("records")
+    else:
+        rows = simulated(arguments.seeds)
+    for name in DATA_SETS:
+        scores = RESULTS / f"contexts_{name}.csv"
+        if scores.exists():
+            rows += tabulated(name, scores)
+    table = pd.DataFrame(rows)
     table.to_csv(path, index=False, float_format="%.4g")
     rank = table["expected"].corr(table["realised"], method="spearman")
     verdicts = pd.crosstab(table["data"], table["verdict"]).reindex(table["data"].unique()).rename_axis("data")
@@ -191,7 +201,7 @@ def main() -> None:
         markdown(summary(table)),
         "Verdicts",
         markdown(verdicts),
-        "What came after each verdict: the share of the change of means that the recommended method predicted",
+        "What came after each verdict on the data sets: shares of the change of means that were predicted",
         markdown(by_verdict(table).rename_axis("verdict")),
     ]
     path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
