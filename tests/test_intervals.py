@@ -102,6 +102,8 @@ def test_genes_without_a_count_say_nothing(share_silent):
         inside = np.abs(new.real - new.change) <= half
         assert inside[heard].mean() == pytest.approx(level, abs=0.04)
         assert inside[new.responsive].mean() == pytest.approx(level, abs=0.05)
+    # nothing is known of them, should another group express them
+    np.testing.assert_allclose(factors[~heard[: len(factors)]], 1.0)
 
 
 def test_nothing_is_added_where_sampling_covers_enough():

@@ -207,14 +207,16 @@ def calibrate(cells: Calibration) -> tuple[np.ndarray, np.ndarray | None, np.nda
 def _factors(cells: Calibration, moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Factors of the variables, and for every entry the squared one that the other populations give.
 
-    Several predictions of one population count as one, by their mean.
+    Several predictions of one population count as one, by their mean; where nothing was counted there is no error.
     """
     _, first, pair = np.unique(np.stack([cells.variable, cells.group]), axis=1, return_index=True, return_inverse=True)
-    pair = pair.ravel()
-    mean = np.bincount(pair, weights=moment) / np.bincount(pair)
+    pair, heard = pair.ravel(), cells.heard.astype(float)
+    n = np.bincount(pair, weights=heard)
+    mean = np.bincount(pair, weights=heard * moment) / np.maximum(n, 1.0)
     variable = cells.variable[first]
-    total, number = np.bincount(variable, weights=mean), np.bincount(variable)
-    others = (_PRIOR + total[cells.variable] - mean[pair]) / (_PRIOR + number[cells.variable] - 1.0)
+    total, number = (np.bincount(variable, weights=values) for values in (mean, np.minimum(n, 1.0)))
+    left = number[cells.variable] - np.minimum(n, 1.0)[pair]
+    others = (_PRIOR + total[cells.variable] - mean[pair]) / (_PRIOR + left)
     return np.sqrt((_PRIOR + total) / (_PRIOR + number)), others
 
 
