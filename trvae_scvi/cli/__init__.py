@@ -1,4 +1,4 @@
-"""The command line: ``trvae-scvi demo``, ``train``, ``predict``, ``evaluate``, on top of the public API."""
+"""The command line: ``trvae-scvi demo``, ``train``, ``predict``, ``evaluate``, ``assess``, on top of the public API."""
 
 from __future__ import annotations
 
