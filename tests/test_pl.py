@@ -152,23 +152,29 @@ def test_reg_draws_the_frame(adatas, plot, statistic):
     assert ax.get_ylabel() == f"predicted gene {statistic} (log1p counts per 10,000)"
 
 
-def test_labels_do_not_cover_each_other():
+def test_labels_cover_neither_each_other_nor_other_points():
     figure, ax = plt.subplots()
     points = 1000 * np.array([[0.5, 0.5], [0.501, 0.5], [0.5, 0.501], [0.502, 0.502], [0.9, 0.1]])
+    rng = np.random.default_rng(0)
+    others = np.vstack([points, 1000 * np.column_stack([rng.uniform(0.505, 0.55, 30), rng.uniform(0.49, 0.52, 30)])])
     # Limits far from those of an empty figure: they have to be known before a place is looked for.
-    ax.scatter(*points.T)
-    label_points(ax, points, ["IFIT1", "IFIT2", "IFITM3", "ISG15", "LONG-NAME1"])
+    ax.scatter(*others.T)
+    names = ["IFIT1", "IFIT2", "IFITM3", "ISG15", "LONG-NAME1"]
+    label_points(ax, points, names, others)
     figure.canvas.draw()
     assert [text.xy for text in ax.texts] == [tuple(point) for point in points]
     # Annotation boxes with a line include the point: compare the texts only.
     boxes = [Text.get_window_extent(text) for text in ax.texts]
+    at = ax.transData.transform(others)
     for i, box in enumerate(boxes):
         assert not box.count_overlaps(boxes[:i])
+        assert not any(box.contains(*point) for point in at)
 
 
 def test_labels_without_room_are_written_all_the_same():
     _, ax = plt.subplots()
-    label_points(ax, np.full((80, 2), 0.5), ["IFIT1"] * 80)
+    points = np.full((80, 2), 0.5)
+    label_points(ax, points, ["IFIT1"] * 80, points)
     assert len(ax.texts) == 80
 
 
@@ -284,6 +290,14 @@ def test_scores_draw_into_given_axes(score_frame):
         pl.scores(score_frame, ax=single)
 
 
+def test_metrics_without_a_value_have_no_panel(score_frame):
+    one = score_frame[score_frame["metric"] == score_frame["metric"].iloc[0]]
+    axes = pl.scores(pd.concat([one, one.assign(metric="discrimination", value=np.nan)]))
+    assert [ax.get_title().split("\n")[0] for ax in axes] == [one["metric"].iloc[0].replace("_", " ")]
+    with pytest.raises(ValueError, match="nothing but NaN"):
+        pl.scores(one.assign(value=np.nan))
+
+
 def test_more_methods_than_colours_stay_distinguishable():
     frame = pd.DataFrame({"method": [f"m{i}" for i in range(9)], "genes": "all", "metric": "custom", "value": 1.0})
     (ax,) = pl.scores(frame)
@@ -295,25 +309,31 @@ def test_more_methods_than_colours_stay_distinguishable():
 # ---- response
 
 
-def test_response_frame_picks_the_largest_changes(effect):
+def test_response_frame_picks_the_largest_changes_in_both_directions(effect):
     kept = effect.copy()
-    assert pl.response_frame(effect, n_genes=3)["variable"].tolist() == ["b", "c", "a"]
-    assert pl.response_frame(effect)["variable"].tolist() == ["b", "c", "a", "e"]
+    assert pl.response_frame(effect, n_genes=3)["variable"].tolist() == ["c", "a", "b"]
+    assert pl.response_frame(effect, n_genes=2)["variable"].tolist() == ["c", "b"]
+    assert pl.response_frame(effect)["variable"].tolist() == ["c", "a", "e", "b"]
+    # where one direction has too few, the other one fills up
+    assert pl.response_frame(effect[effect["change"] != -2.0], n_genes=2)["variable"].tolist() == ["c", "a"]
+    many = pd.DataFrame({"variable": list("uvwxyz"), "change": [-3.0, -2.0, -1.0, -4.0, 0.0, 0.5]})
+    many = many.assign(change_lower=many["change"], change_upper=many["change"])
+    assert pl.response_frame(many, n_genes=4)["variable"].tolist() == ["z", "v", "u", "x"]
     pd.testing.assert_frame_equal(effect, kept)
 
 
 def test_response_draws_bars_intervals_and_real_changes(effect):
     ax = pl.response(effect.assign(change_real=[0.4, -1.5, 0.9, 0.0, 0.0]), n_genes=3)
-    assert [bar.get_width() for bar in ax.patches] == [-2.0, 1.0, 0.5]
+    assert [bar.get_width() for bar in ax.patches] == [1.0, 0.5, -2.0]
     intervals, markers = ax.collections
     # That of "c" does not contain the change: it is drawn where it is.
     assert [(s[0][0], s[1][0], s[0][1]) for s in intervals.get_segments()] == [
-        (-2.5, -1.0, 0),
-        (1.2, 1.6, 1),
-        (0.2, 0.7, 2),
+        (1.2, 1.6, 0),
+        (0.2, 0.7, 1),
+        (-2.5, -1.0, 2),
     ]
-    np.testing.assert_array_equal(markers.get_offsets(), [[-1.5, 0], [0.9, 1], [0.4, 2]])
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["b", "c", "a"]
+    np.testing.assert_array_equal(markers.get_offsets(), [[0.9, 0], [0.4, 1], [-1.5, 2]])
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["c", "a", "b"]
     assert ax.yaxis_inverted()
     assert {text.get_text() for text in ax.get_legend().get_texts()} == {"predicted", "interval", "real"}
 
@@ -322,13 +342,15 @@ def test_response_without_real_changes(effect):
     _, ax = plt.subplots()
     assert pl.response(effect, ax=ax) is ax
     assert len(ax.collections) == 1
+    assert ax.get_xlabel() == "change of the mean of log1p(counts\nper 10,000)"
+    assert pl.response(effect.assign(scale="values as given")).get_xlabel() == "change of the mean of values as\ngiven"
 
 
 def test_response_of_several_groups_has_a_panel_each(effect):
     several = pd.concat([effect.assign(group=group, target="drug", level=0.9) for group in ("B", "NK_$1$")])
     axes = pl.response(several, n_genes=2)
     assert [ax.get_title() for ax in axes] == ["B under drug", "NK_$1$ under drug"]
-    assert [[tick.get_text() for tick in ax.get_yticklabels()] for ax in axes] == [["b", "c"]] * 2
+    assert [[tick.get_text() for tick in ax.get_yticklabels()] for ax in axes] == [["c", "b"]] * 2
     assert "90% interval" in {text.get_text() for text in axes[0].get_legend().get_texts()}
     _, given = plt.subplots(1, 2)
     assert pl.response(several, ax=given)[1] is given[1]

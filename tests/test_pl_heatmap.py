@@ -80,6 +80,13 @@ def test_score_heatmap_frame_without_some_rows(frame):
     np.testing.assert_allclose(table.loc["linear"], [-0.75, 0.5, np.nan, np.nan])
 
 
+def test_score_heatmap_frame_leaves_out_metrics_without_a_value(frame):
+    empty = frame[frame["metric"] == frame["metric"].iloc[0]].assign(metric="discrimination", skill=np.nan)
+    metrics = list(pl.score_heatmap_frame(frame).columns.unique("metric"))
+    assert list(pl.score_heatmap_frame(pd.concat([empty, frame])).columns.unique("metric")) == metrics
+    assert list(pl.score_heatmap_frame(empty).columns.unique("metric")) == ["discrimination"]
+
+
 def test_score_heatmap_draws_the_frame_clipped(frame):
     ax = pl.score_heatmap(frame)
     (image,) = ax.images

@@ -19,7 +19,7 @@ def test_labels_stay_within_the_axes_and_off_the_text_there():
     ax.scatter(*points.T)
     ax.set(xlim=(0, 1), ylim=(0, 1))
     note = ax.text(0.03, 0.97, "two\nlines", transform=ax.transAxes, va="top")
-    label_points(ax, points, ["LEFT-OF-IT", "RIGHT-OF-IT", "ABOVE", "BELOW", "NOTE"])
+    label_points(ax, points, ["LEFT-OF-IT", "RIGHT-OF-IT", "ABOVE", "BELOW", "NOTE"], points)
     figure.canvas.draw()
     frame = ax.get_window_extent()
     boxes = [Text.get_window_extent(text) for text in ax.texts if text is not note]

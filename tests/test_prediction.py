@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -400,8 +402,9 @@ def test_mse_adds_the_difference_of_the_means(adata):
 
 def test_effect(trained, control):
     effect = trained.get_perturbation_effect(control, target="stimulated", level=0.8, model_error=(0.1, 0.3))
-    columns = ["variable", "target", "group", "log_fc", "change", "change_lower", "change_upper", "level"]
+    columns = ["variable", "target", "group", "log_fc", "change", "change_lower", "change_upper", "level", "scale"]
     assert list(effect.columns) == columns
+    assert effect["scale"].unique().tolist() == ["log1p(counts per 10,000 of the registered genes)"]
     assert set(effect["group"]) == {"type_1", "type_2", "type_3"}
     assert len(effect) == 3 * control.n_vars
     of_type = effect[effect["group"] == "type_2"].set_index("variable")
@@ -416,6 +419,41 @@ def test_effect(trained, control):
     np.testing.assert_allclose(of_type["change_upper"], change + margin, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(of_type["change_lower"], change - margin, rtol=1e-4, atol=1e-4)
     assert (effect["level"] == 0.8).all()
+
+
+def test_effect_on_other_scales(trained, control):
+    """Normalised by hand: to another number of counts, and by totals over more genes than are registered."""
+    cells = control.copy()
+    cells.obs["total_counts"] = 3.0 * cells.X.toarray().sum(1)
+    predicted = trained.predict_perturbation(cells, target="stimulated").X.toarray()
+    given = cells.X.toarray()
+    totals = cells.obs["total_counts"].to_numpy()[:, None]
+    of_sums = [4000 * m / m.sum(1, keepdims=True) for m in (given, predicted)]
+    of_totals = [1e4 * m / totals for m in (given, predicted)]
+    for asked, (x, p) in ((4000, of_sums), ("total_counts", of_totals)):
+        effect = trained.get_perturbation_effect(
+            cells, target="stimulated", groupby="condition", normalize_to=asked, pseudocount=0.5
+        )
+        np.testing.assert_allclose(effect["change"], (np.log1p(p) - np.log1p(x)).mean(0), rtol=1e-4, atol=1e-5)
+        log_fc = np.log2((p.mean(0) + 0.5) / (x.mean(0) + 0.5))
+        np.testing.assert_allclose(effect["log_fc"], log_fc, rtol=1e-4, atol=1e-5)
+        scale = {4000: "4,000 of the registered genes", "total_counts": "10,000 of 'total_counts'"}[asked]
+        assert effect["scale"].unique().tolist() == [f"log1p(counts per {scale})"]
+
+
+def test_effect_refuses_totals_that_are_none(trained, control):
+    ask = partial(trained.get_perturbation_effect, target="stimulated")
+    with pytest.raises(KeyError, match="total_counts.* to be a number or a column"):
+        ask(control, normalize_to="total_counts")
+    for wrong in (0.5 * np.asarray(control.X.sum(1)).ravel(), np.nan, "many"):
+        cells = control.copy()
+        cells.obs["n_counts"] = wrong
+        with pytest.raises(ValueError, match="total counts of a cell over all genes.*the registered genes alone have"):
+            ask(cells, normalize_to="n_counts")
+    with pytest.raises(ValueError, match="`normalize_to` above 0"):
+        ask(control, normalize_to=0)
+    with pytest.raises(TypeError, match="`normalize_to` to be a number"):
+        ask(control, normalize_to=True)
 
 
 def test_effect_with_a_calibrated_error(trained, control):
@@ -473,6 +511,8 @@ def test_effect_with_mse_is_on_the_input_scale(adata):
     given = adata[adata.obs["condition"] == "control"]
     assert effect["log_fc"].isna().all()
     np.testing.assert_allclose(effect["change"], prediction.X.mean(0) - given.X.mean(0), rtol=1e-3, atol=1e-5)
+    with pytest.raises(ValueError, match="no `normalize_to` with values that are no counts"):
+        model.get_perturbation_effect(target="stimulated", normalize_to=1e4)
 
 
 def test_mmd_representation(trained, small):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import metadata
 from pathlib import Path
 
 import matplotlib as mpl
@@ -45,3 +46,21 @@ def test_from_data_to_a_prediction_and_a_query(cells, tmp_path, monkeypatch):
     assert names["adata"].obsm["X_trvae"].shape[0] == names["adata"].n_obs
     # columns of the user's stay
     pd.testing.assert_frame_equal(names["adata"].obs[["n_counts", "n_genes"]], cells.obs[["n_counts", "n_genes"]])
+
+
+def test_links_hold_on_a_package_index():
+    """There the page has no folder around it: links are absolute, and what they name is in the repository."""
+    text = metadata("trvae-scvi").get_payload()
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert len(links) > 10
+    assert not [link for link in links if not link.startswith("https://")]
+    homes = {
+        "https://raw.githubusercontent.com/trvae-scvi/trvae-scvi/main/": "",
+        "https://github.com/trvae-scvi/trvae-scvi/blob/main/": "",
+        "https://trvae-scvi.readthedocs.io/en/latest/": "docs/",
+    }
+    for home, folder in homes.items():
+        named = [link.removeprefix(home).split("#")[0] for link in links if link.startswith(home)]
+        assert named
+        for name in named:
+            assert (README.parent / folder / name.replace(".html", ".md")).exists(), name

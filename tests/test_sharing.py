@@ -57,12 +57,12 @@ def test_the_hub_finds_this_package(adata, reference, tmp_path):
     reference.save(folder, save_anndata=True)
     metadata = HubMetadata.from_dir(folder, anndata_version="0.12", model_parent_module="trvae_scvi")
     # scvi-tools writes cards for its own models only
-    card = ModelCard(
-        "---\nlicense: bsd-3-clause\nlibrary_name: scvi-tools\n---\n\n# PBMC with and without a stimulus\n"
-    )
+    text = tv.benchmark.model_card(reference, title="Cells with and without a stimulus", license="cc-by-4.0")
+    card = ModelCard(text)
     hub = HubModel(folder, metadata=metadata, model_card=card)
     hub.save(overwrite=True)
     again = HubModel(folder)
+    assert again.model_card.content == card.content
     assert isinstance(again.model, tv.TRVAE)
     np.testing.assert_array_equal(
         again.model.predict_perturbation(adata, target="stimulated").X.toarray(),

@@ -15,6 +15,7 @@ from ._holdout import HoldOut, Truth, hold_out
 from ._interval_calibration import calibrate_intervals, coverage_table, fit_model_error
 from ._linear_baselines import pca_shift, ridge_shift
 from ._methods import LatentShiftMethod, PertpyScGenMethod, SCVIMethod, TRVAEMethod
+from ._model_card import model_card
 from ._pairs import Pairs, hold_out_pairs
 from ._report import write_report
 from ._runner import leave_one_group_out
@@ -55,6 +56,7 @@ __all__ = [
     "mean_of_others",
     "mean_shift",
     "metric_ranges",
+    "model_card",
     "no_change",
     "pca_shift",
     "rank_experiments",

@@ -9,7 +9,7 @@ from scvi.model.base import BaseModelClass
 
 from trvae_scvi._arguments import check_number
 from trvae_scvi.predict._combination import combined_targets
-from trvae_scvi.predict._effect import model_error_of, perturbation_effect
+from trvae_scvi.predict._effect import Scale, model_error_of, perturbation_effect
 from trvae_scvi.predict._prediction import predict_cells
 from trvae_scvi.predict._predictor import Predictor
 from trvae_scvi.predict._request import Request
@@ -176,6 +176,7 @@ class PerturbationMixin(BaseModelClass):
         groupby: str | None = None,
         level: float = 0.9,
         model_error: ModelError | tuple[float, float] | None = None,
+        normalize_to: float | str | None = None,
         pseudocount: float = 1.0,
         covariates: Mapping[str, Any] | None = None,
         batch_size: int | None = None,
@@ -212,8 +213,13 @@ class PerturbationMixin(BaseModelClass):
             What :func:`~trvae_scvi.benchmark.calibrate_intervals` returned, or `(floor, share)` of a
             :class:`~trvae_scvi.benchmark.ModelError`, on the scale of `change`. ``None`` takes the default for counts
             and ``(0, 0)``, which leaves the sampling of cells, with ``gene_likelihood="mse"``, whose scale is unknown.
+        normalize_to
+            Scale of the counts. A number: counts per that many of the registered genes, ``None`` 10,000. A column of
+            `obs` with the total of every cell over *all* genes: counts per 10,000 of these, as in tables of data that
+            were normalised before genes were selected; predicted cells keep the totals of the given ones.
+            `model_error` applies as it is.
         pseudocount
-            Added to both mean counts per 10,000 before their ratio is taken.
+            Added to both means of normalised counts before their ratio is taken.
 
         Returns
         -------
@@ -222,24 +228,29 @@ class PerturbationMixin(BaseModelClass):
         ``variable``, ``target``, ``group``
             Gene, condition and group of cells.
         ``log_fc``
-            log2 ratio of mean counts per 10,000, each plus `pseudocount`; NaN with ``gene_likelihood="mse"``.
+            log2 ratio of mean counts per 10,000 of the registered genes, or as `normalize_to` has it, each plus
+            `pseudocount`; NaN with ``gene_likelihood="mse"``.
         ``change``
-            Difference of mean log1p(counts per 10,000); of means of the input scale with ``"mse"``.
+            Difference of means of log1p of these counts; of means of the input scale with ``"mse"``. With a part of the
+            genes registered, a gene has a larger share of these counts than of all of a cell's.
         ``change_lower``, ``change_upper``, ``level``
             The interval and its probability. NaN for groups of one cell.
+        ``scale``
+            In words, what the means in ``change`` are of.
 
         Raises
         ------
         RuntimeError
             If the model is not trained.
         KeyError
-            If the column of groups, of the condition or of a covariate, or the layer is not there, or `model_error` is
-            of other genes.
+            If the column of groups, totals, the condition or of a covariate, or the layer is not there, or
+            `model_error` is of other genes.
         TypeError
             If an argument has the wrong type.
         ValueError
-            If a column is incomplete, `level` is not between 0 and 1, `pseudocount` is not positive, `model_error` is
-            neither a ModelError nor two numbers from 0, or for what :meth:`predict_perturbation` refuses.
+            If a column is incomplete, `level` is not between 0 and 1, `pseudocount` or `normalize_to` is not positive,
+            totals are below the sum of the registered genes, values are no counts but to be normalised, `model_error`
+            is neither a ModelError nor two numbers from 0, or for what :meth:`predict_perturbation` refuses.
 
         Warns
         -----
@@ -251,7 +262,7 @@ class PerturbationMixin(BaseModelClass):
         --------
         >>> effect = model.get_perturbation_effect(control, target="stimulated", groupby="cell_type")
         >>> effect.columns.tolist()
-        ['variable', 'target', 'group', 'log_fc', 'change', 'change_lower', 'change_upper', 'level']
+        ['variable', 'target', 'group', 'log_fc', 'change', 'change_lower', 'change_upper', 'level', 'scale']
         >>> len(effect) == control.n_vars * control.obs["cell_type"].nunique()
         True
         """
@@ -259,7 +270,8 @@ class PerturbationMixin(BaseModelClass):
         check_number("pseudocount", pseudocount, positive=True)
         targets = Targets.of(self, target, as_change=True)
         predictor = targets.predictor
-        error = model_error_of(model_error, counts=predictor.module.likelihood.models_counts)
+        counts = predictor.module.likelihood.models_counts
+        error, scale = model_error_of(model_error, counts=counts), Scale.of(normalize_to, counts=counts)
         cells = predictor.cells(adata, indices=indices, source=source, batch_size=batch_size, dataloader=dataloader)
         return perturbation_effect(
             targets,
@@ -268,6 +280,7 @@ class PerturbationMixin(BaseModelClass):
             groupby=groupby,
             level=level,
             error=error,
+            scale=scale,
             pseudocount=pseudocount,
         )
 

@@ -44,7 +44,7 @@ def score_heatmap_frame(frame: pd.DataFrame, *, genes: str = "all", value: str =
     -------
     Indexed by `method`, the columns by `group` and `metric`, all in the order of their first appearance, but the
     references last: the trivial predictions "no change", "mean of others" and "mean shift", then "noise ceiling". Not
-    clipped; NaN where there is no value.
+    clipped; NaN where there is no value. A metric without any is left out, unless there is no other.
 
     Raises
     ------
@@ -65,7 +65,9 @@ def score_heatmap_frame(frame: pd.DataFrame, *, genes: str = "all", value: str =
     """
     needed = ["group", "method", "genes", "metric", value]
     kept = rows_with_genes(frame, genes, needed, " Name a single group with `frame.assign(group=...)`.")
-    methods, groups, metrics = (list(kept[name].unique()) for name in ("method", "group", "metric"))
+    methods, groups = (list(kept[name].unique()) for name in ("method", "group"))
+    valued = set(kept.loc[kept[value].notna(), "metric"])
+    metrics = [name for name in kept["metric"].unique() if name in valued or not valued]
     rows = [name for name in methods if name not in _REFERENCES] + [name for name in _REFERENCES if name in methods]
     wide = (
         kept.groupby(["method", "group", "metric"], sort=False, observed=True)[value]

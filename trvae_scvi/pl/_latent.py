@@ -24,7 +24,8 @@ __all__ = ["latent_umap", "latent_umap_frame"]
 
 _MIN_CELLS = 4  # for the eigenvectors that the layout begins with
 _MAX_CATEGORIES = 20
-# Colours go round first: up to eight categories differ in colour, those of the next rounds in colour and marker.
+# Up to eight categories differ in colour alone. More take scanpy's twenty colours, which not everybody can tell apart,
+# and a marker that changes after eight.
 _MARKERS = ("o", "^", "s")
 _MISSING = ("missing", "0.8", "o")
 
@@ -192,8 +193,9 @@ def latent_umap(
 def _looks(categories: pd.Series) -> list[tuple[str, str, str]]:
     """Label, colour and marker of every category, then of cells without one."""
     labels = [str(category) for category in categories.cat.categories]
-    n_colours = len(OKABE_ITO)
-    looks = [(label, OKABE_ITO[i % n_colours], _MARKERS[i // n_colours]) for i, label in enumerate(labels)]
+    n_safe = len(OKABE_ITO)
+    colours = OKABE_ITO if len(labels) <= n_safe else sc.pl.palettes.default_20
+    looks = [(label, colours[i], _MARKERS[i // n_safe]) for i, label in enumerate(labels)]
     return [*looks, _MISSING]
 
 

@@ -245,7 +245,9 @@ def _draw(frame: pd.DataFrame, statistic: str, counts: bool, n_labels: int, ax: 
         f"coefficient of determination {fit['coefficient_of_determination']:.3f}"
     )
     ax.text(0.03, 0.97, text, transform=ax.transAxes, ha="left", va="top", fontsize="small")
-    label_points(ax, labelled[["real", "predicted"]].to_numpy(), [str(gene) for gene in labelled.index])
+    columns = ["real", "predicted"]
+    names = [str(gene) for gene in labelled.index]
+    label_points(ax, labelled[columns].to_numpy(), names, frame[columns].to_numpy())
     scale = "log1p counts per 10,000" if counts else "values as given"
     ax.set(xlabel=f"real gene {statistic} ({scale})", ylabel=f"predicted gene {statistic} ({scale})")
     return shown(ax, show)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from ._panels import panel_axes
 from ._style import AS_IS, OKABE_ITO, shown
@@ -12,14 +14,15 @@ from ._style import AS_IS, OKABE_ITO, shown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
     from matplotlib.axes import Axes
 
 __all__ = ["response", "response_frame"]
 
+_LINE = 36  # characters of a label
+
 
 def response_frame(effect: pd.DataFrame, *, n_genes: int = 10) -> pd.DataFrame:
-    """Pick the variables with the largest predicted absolute change.
+    """Pick the variables with the largest predicted changes, up and down.
 
     Parameters
     ----------
@@ -28,11 +31,12 @@ def response_frame(effect: pd.DataFrame, *, n_genes: int = 10) -> pd.DataFrame:
         `TRVAE.get_perturbation_effect` returns it for one target and one group. Variables whose change is NaN are left
         out.
     n_genes
-        How many to pick; all if there are fewer.
+        How many to pick, half of them in each direction (one more up, if that is odd); more of the other direction
+        where one has not as many, and all if there are fewer.
 
     Returns
     -------
-    The rows picked, all columns, largest absolute change first.
+    The rows picked, all columns, from the largest increase to the largest decrease.
 
     Raises
     ------
@@ -64,14 +68,17 @@ def response_frame(effect: pd.DataFrame, *, n_genes: int = 10) -> pd.DataFrame:
     if n_genes < 1:
         msg = f"Expected `n_genes` to be at least 1, found {n_genes}."
         raise ValueError(msg)
-    known = effect[effect["change"].notna()]
-    return known.sort_values("change", key=np.abs, ascending=False, kind="stable").head(n_genes)
+    ordered = effect[effect["change"].notna()].sort_values("change", ascending=False, kind="stable")
+    n = min(n_genes, len(ordered))
+    n_up, n_down = int((ordered["change"] > 0).sum()), int((ordered["change"] < 0).sum())
+    last = min(n_down, max(n // 2, n - n_up))
+    return pd.concat([ordered.head(n - last), ordered.tail(last)]) if last else ordered.head(n)
 
 
 def response(
     effect: pd.DataFrame, *, n_genes: int = 10, ax: Axes | Sequence[Axes] | None = None, show: bool | None = None
 ) -> Axes | np.ndarray:
-    """Horizontal bars of the strongest predicted changes with their intervals, and the real changes if known.
+    """Bars of the strongest predicted changes, up and down, with their intervals, and the real changes if known.
 
     Parameters
     ----------
@@ -80,7 +87,8 @@ def response(
         `TRVAE.get_perturbation_effect` returns it. Several groups or targets are drawn in a panel each. With a column
         `change_real` (the same on real cells) its values are drawn as diamonds.
     n_genes
-        How many variables to draw, largest absolute predicted change on top.
+        How many variables to draw, half of them with the largest predicted increases, on top, and half with the
+        largest decreases, as :func:`~trvae_scvi.pl.response_frame` picks them.
     ax
         Where to draw: as many axes as there are groups and targets. `None` makes a new figure.
     show
@@ -130,8 +138,11 @@ def _draw(ax: Axes, frame: pd.DataFrame, title: str) -> None:
     if "change_real" in frame.columns:
         ax.scatter(frame["change_real"], rows, marker="D", s=18, color=OKABE_ITO[5], zorder=3, label="real")
     ax.axvline(0, color=OKABE_ITO[-1], linewidth=0.8)
-    ax.set_yticks(rows, frame["variable"].astype(str), **AS_IS)
+    ax.set_yticks(rows, frame["variable"].astype(str), fontsize="small", **AS_IS)
     ax.invert_yaxis()
     ax.set_title(title, fontsize="medium", **AS_IS)
-    ax.set_xlabel("change of mean log1p(counts per 10,000 of these genes)")
+    scales = frame["scale"].unique() if "scale" in frame.columns else ["log1p(counts per 10,000)"]
+    # a panel is narrow, and genes may have long names
+    label = "\n".join(line for scale in scales for line in wrap(f"change of the mean of {scale}", _LINE))
+    ax.set_xlabel(label, fontsize="small", **AS_IS)
     ax.legend(frameon=False, fontsize="small", loc="lower right")

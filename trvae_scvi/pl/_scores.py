@@ -87,20 +87,20 @@ def scores(
         A further column, shown along the x axis with one bar per method each; `None` averages over everything else.
         Several rows per bar are averaged and their standard deviation is drawn; of a single one its `std`, if there.
     ax
-        Where to draw: as many axes as there are metrics. `None` makes a new figure.
+        Where to draw: as many axes as there are metrics with values. `None` makes a new figure.
     show
         Whether to call :func:`matplotlib.pyplot.show`. `None` does not.
 
     Returns
     -------
-    One-dimensional array of axes, one per metric in the order of their first appearance.
+    One-dimensional array of axes, one per metric with any value, in the order of their first appearance.
 
     Raises
     ------
     KeyError
         If a column is missing.
     ValueError
-        If no row has these genes, or the number of axes is not that of the metrics.
+        If no row with these genes has a value, or the number of axes is not that of the metrics.
 
     Examples
     --------
@@ -114,8 +114,12 @@ def scores(
     (1,)
     """
     table = score_table(frame, genes=genes, groupby=groupby)
+    table = table[table.groupby("metric", sort=False, observed=True)["n"].transform("max") > 0]
     metrics = list(table["metric"].unique())
-    axes = panel_axes(ax, metrics, kind="metric", size=(3.0, 3.2), n_columns=len(metrics))
+    if not metrics:
+        msg = f"Expected values on {genes} genes, found nothing but NaN."
+        raise ValueError(msg)
+    axes = panel_axes(ax, metrics, kind="metric", size=(3.4, 3.2), n_columns=3)
     methods = list(table["method"].unique())
     for panel, metric in zip(axes, metrics, strict=True):
         bars = _draw_panel(panel, table[table["metric"] == metric], methods, groupby)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,9 +26,77 @@ if TYPE_CHECKING:
     from ._request import Request
     from ._targets import Targets
 
-__all__ = ["model_error_of", "perturbation_effect"]
+__all__ = ["Scale", "model_error_of", "perturbation_effect"]
 
 _TARGET_SUM = 1e4
+# what the totals of single precision in a column may lack of a cell's sum
+_ROUNDING = 1e-4
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the values of an effect are: of which total counts are taken, or that they are as given.
+
+    Parameters
+    ----------
+    total
+        Counts per cell of the registered genes; ``None`` for values as they are.
+    column
+        Column of `obs` with the total of a cell, of which counts per `total` are taken instead.
+    """
+
+    total: float | None
+    column: str | None = None
+
+    @classmethod
+    def of(cls, asked: float | str | None, *, counts: bool) -> Scale:
+        """Check what was asked for; counts per 10,000 of the registered genes by default."""
+        if not counts:
+            if asked is not None:
+                msg = f"Expected no `normalize_to` with values that are no counts, found {asked!r}. They stay as given."
+                raise ValueError(msg)
+            return cls(None)
+        if isinstance(asked, str):
+            return cls(_TARGET_SUM, asked)
+        if asked is None:
+            return cls(_TARGET_SUM)
+        check_number("normalize_to", asked, positive=True)
+        return cls(float(asked))
+
+    @property
+    def name(self) -> str:
+        """For the table and its plots."""
+        if self.total is None:
+            return "values as given"
+        genes = "the registered genes" if self.column is None else f"{self.column!r}"
+        return f"log1p(counts per {self.total:,.10g} of {genes})"
+
+    def check(self, obs: pd.DataFrame) -> None:
+        """Raise unless the column of totals is there."""
+        if self.column is not None and self.column not in obs:
+            msg = (
+                f"Expected `normalize_to={self.column!r}` to be a number or a column of `obs` with the total counts of "
+                f"a cell over all genes, found the columns {list(obs.columns)}."
+            )
+            raise KeyError(msg)
+
+    def totals(self, given: np.ndarray, latest: pd.DataFrame) -> np.ndarray | None:
+        """Totals of a minibatch from its column, checked; ``None`` where every cell's own sum counts."""
+        if self.column is None:
+            return None
+        self.check(latest)
+        totals = pd.to_numeric(latest[self.column], errors="coerce").to_numpy(dtype=float)
+        sums = given.sum(axis=1)
+        wrong = ~(totals >= sums * (1.0 - _ROUNDING)) | ~np.isfinite(totals)
+        if wrong.any():
+            i = int(np.flatnonzero(wrong)[0])
+            msg = (
+                f"Expected {self.column!r} to hold the total counts of a cell over all genes, found "
+                f"{latest[self.column].iloc[i]} where the registered genes alone have {sums[i]:g}. Take a column such "
+                "as `total_counts` of `scanpy.pp.calculate_qc_metrics`, made from raw counts of all genes."
+            )
+            raise ValueError(msg)
+        return totals[:, None]
 
 
 def perturbation_effect(
@@ -38,6 +107,7 @@ def perturbation_effect(
     groupby: str | None,
     level: float,
     error: ModelError,
+    scale: Scale,
     pseudocount: float,
 ) -> pd.DataFrame:
     """The table of :meth:`~trvae_scvi.TRVAE.get_perturbation_effect`; no more than a minibatch is held."""
@@ -45,19 +115,21 @@ def perturbation_effect(
     predictor.check(request, cells)
     key = _group_key(cells, groupby, predictor.schema.labels_key)
     factors = error.of_genes(cells.var.index)
-    counts = predictor.module.likelihood.models_counts
     given: dict[Any, _Moments] = {}
     predicted: dict[Any, dict[Any, _Moments]] = {name: {} for name in targets.codes}
     condition_key = predictor.schema.condition_key
     is_known = len(cells.obs) > 0  # of a loader's cells only when all were seen
     if is_known:
+        scale.check(cells.obs)
         _warn_of_target_cells(cells.obs[condition_key], targets.codes)
     blocks_of = predictor.blocks(cells, targets.codes, request, targets.streams)
     for x, blocks in with_progress(blocks_of, cells.n_batches):
         groups = np.full(len(x), "all", object) if key is None else _groups(cells.latest, key)
-        _add(given, groups, x, counts)
+        values = _dense(x)
+        totals = scale.totals(values, cells.latest)
+        _add(given, groups, values, scale, totals)
         for name, block in blocks.items():
-            _add(predicted[name], groups, block, counts)
+            _add(predicted[name], groups, _dense(block), scale, totals)
     if not is_known:
         _warn_of_target_cells(cells.obs[condition_key], targets.codes)
     frames = []
@@ -65,8 +137,8 @@ def perturbation_effect(
         for group, moments in by_group.items():
             columns = {"variable": cells.var.index.to_numpy(), "target": name, "group": group}
             sd = targets.sd.get(name, 0.0)
-            effect = _effect(given[group], moments, sd, level, error, factors, pseudocount, counts)
-            frames.append(pd.DataFrame(columns | effect))
+            effect = _effect(given[group], moments, sd, level, error, factors, pseudocount, scale)
+            frames.append(pd.DataFrame(columns | effect | {"scale": scale.name}))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -141,12 +213,21 @@ class _Moments:
         return np.full(np.shape(self.mean), np.nan) if self.n < 2 else self._squares / (self.n - 1)
 
 
-def _add(moments: dict[Any, _Moments], groups: np.ndarray, x: np.ndarray | sparse.csr_matrix, counts: bool) -> None:
-    """Add cells to the moments of their groups: counts per 10,000 with their log1p, or the values as they are."""
-    values = np.asarray(x if isinstance(x, np.ndarray) else x.toarray(), dtype=np.float64)
+def _dense(x: np.ndarray | sparse.csr_matrix) -> np.ndarray:
+    return np.asarray(x if isinstance(x, np.ndarray) else x.toarray(), dtype=np.float64)
+
+
+def _add(
+    moments: dict[Any, _Moments], groups: np.ndarray, values: np.ndarray, scale: Scale, totals: np.ndarray | None
+) -> None:
+    """Add cells to the moments of their groups: normalised counts with their log1p, or the values as they are.
+
+    A predicted cell has the total of the cell it was predicted from, as all else of that cell is not predicted.
+    """
     logarithms = values
-    if counts:
-        values = values * (_TARGET_SUM / np.maximum(values.sum(axis=1, keepdims=True), 1.0))
+    if scale.total is not None:
+        sums = values.sum(axis=1, keepdims=True) if totals is None else totals
+        values = values * (scale.total / np.maximum(sums, 1.0))
         logarithms = np.log1p(values)
     for group in pd.unique(groups):
         rows = np.flatnonzero(groups == group)
@@ -161,11 +242,11 @@ def _effect(
     error: ModelError,
     factors: np.ndarray,
     pseudocount: float,
-    counts: bool,
+    scale: Scale,
 ) -> dict[str, Any]:
     """The columns of an effect; `sd` is that of what a condition does that was not measured."""
     log_fc = np.full(np.shape(given.mean), np.nan)
-    if counts:
+    if scale.total is not None:
         log_fc = np.log2((predicted.mean + pseudocount) / (given.mean + pseudocount))
     change = predicted.log_mean - given.log_mean
     variance = predicted.variance()
