@@ -132,6 +132,15 @@ def kang_metrics() -> Figure:
     return figure
 
 
+def kang_response() -> Figure:
+    """Predicted and real changes of a type whose response was hidden."""
+    table = read("kang_response")
+    figure, ax = plt.subplots(figsize=(6, 5.2), layout="constrained")
+    tv.pl.response(table, n_genes=len(table), ax=ax)
+    ax.set_title("NK cells under interferon-beta, never seen in training")
+    return figure
+
+
 def intervals() -> Figure:
     """How often intervals of 90 % held, hold-out by hold-out."""
     table = read("intervals")
@@ -363,6 +372,7 @@ FIGURES = {
     "overview": overview,
     "kang_skill": kang_skill,
     "kang_metrics": kang_metrics,
+    "kang_response": kang_response,
     "intervals": intervals,
     "assessment": assessment,
     "ablation": ablation,

@@ -1,8 +1,10 @@
 """Settings of the Sphinx documentation."""
 
+import base64
 import json
 import re
 from importlib.metadata import metadata
+from pathlib import Path
 
 from sphinx.application import Sphinx
 
@@ -30,7 +32,7 @@ extensions = [
 templates_path = ["_templates"]
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
-exclude_patterns = ["_build", "**.ipynb_checkpoints", "tutorials/README.md"]
+exclude_patterns = ["_build", "methods_by_task.rst", "**.ipynb_checkpoints", "tutorials/README.md"]
 
 # API pages: the public names of a module are those in its __all__.
 autosummary_generate = True
@@ -99,7 +101,32 @@ html_title = project
 html_theme_options = {
     "repository_url": "https://github.com/trvae-scvi/trvae-scvi",
     "use_repository_button": True,
+    "navbar_persistent": [],  # the side bar has a search box
 }
+
+# Which of a tutorial's pictures stands for it in the gallery.
+_PICTURES = {
+    "1_predict_a_held_out_cell_type": 2,
+    "2_evaluate_honestly": 0,
+    "3_conditions_and_covariates": 1,
+    "4_map_a_query": 0,
+    "5_from_a_model_to_other_tools": 0,
+    "6_large_data": 0,
+    "7_images": 0,
+    "8_conditions_never_measured": 0,
+    "9_can_it_be_trusted": 0,
+}
+
+
+def _write_gallery(app: Sphinx) -> None:
+    """Take the pictures of the gallery out of the notebooks, so that they are always those of the pages."""
+    folder = Path(app.srcdir) / "_static" / "gallery"
+    folder.mkdir(exist_ok=True)
+    for name, number in _PICTURES.items():
+        cells = json.loads((Path(app.srcdir) / "tutorials" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+        outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+        pictures = [data["image/png"] for data in outputs if "image/png" in data]
+        (folder / f"{name}.png").write_bytes(base64.b64decode("".join(pictures[number])))
 
 
 def _link_tutorials(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -115,4 +142,5 @@ def _link_tutorials(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> None:
     """Register what reads the tutorials."""
+    app.connect("builder-inited", _write_gallery)
     app.connect("source-read", _link_tutorials)

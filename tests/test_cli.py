@@ -403,7 +403,9 @@ def test_undefined_skills_say_why(file, tmp_path):
     assert "Undefined: " in text
 
 
-def test_quick_demo(tmp_path):
+def test_quick_demo(tmp_path, recwarn):
     text = run("demo", "--quick", "--max-epochs", 2, "--out", tmp_path / "report")
+    assert not [w for w in recwarn if "less than a third" in str(w.message)]  # it was asked for
+    assert "discrimination" not in text  # of a single target, so that it has no value
     assert "Simulated 2400 cells x 200 genes" in text
     assert (tmp_path / "report" / "scores.csv").exists()

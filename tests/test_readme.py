@@ -50,7 +50,7 @@ def test_from_data_to_a_prediction_and_a_query(cells, tmp_path, monkeypatch):
 
 def test_links_hold_on_a_package_index():
     """There the page has no folder around it: links are absolute, and what they name is in the repository."""
-    text = metadata("trvae-scvi").get_payload()
+    text = metadata("trvae-scvi")["Description"]
     links = re.findall(r"\]\(([^)\s]+)\)", text)
     assert len(links) > 10
     assert not [link for link in links if not link.startswith("https://")]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import logging.handlers
 import pickletools
 import zipfile
 
@@ -76,6 +78,20 @@ def test_without_data_then_with(trained, small, saved):
     found = loaded.predict_perturbation(small.adata, target="stimulated")
     assert (found.X != trained.predict_perturbation(small.adata, target="stimulated").X).nnz == 0
     assert loaded.get_latent_representation(small.adata.copy()).shape == (400, 5)
+
+
+def test_loading_says_nothing_of_downloads(saved):
+    """Listened to at the logger itself: scvi-tools' loggers do not hand on what they say."""
+    heard = logging.handlers.BufferingHandler(100)
+    logger = logging.getLogger("scvi.data._download")
+    logger.addHandler(heard)
+    try:
+        tv.TRVAE.load(saved, False)
+        assert not heard.buffer
+        tv.TRVAE.load(saved, False, backup_url="https://localhost/nothing")
+        assert ["already downloaded" in record.getMessage() for record in heard.buffer] == [True]
+    finally:
+        logger.removeHandler(heard)
 
 
 def test_data_of_one_condition_can_be_loaded(trained, control, saved):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADATA_MINIFY_TYPE",
+    "DOWNLOAD_LOGGER",
     "MODULE_KEYS",
     "SETUP_COLUMNS",
     "DataManager",
@@ -54,6 +55,8 @@ __all__ = [
 ]
 
 
+#: Logger of scvi-tools that says of every model on the disk that it was downloaded already.
+DOWNLOAD_LOGGER = "scvi.data._download"
 #: Columns that a set-up writes into `obs`.
 SETUP_COLUMNS = tuple(f"_scvi_{key}" for key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY))
 

@@ -82,7 +82,7 @@ def model_card(
 
     Returns
     -------
-    The card as Markdown with a head of YAML, for :class:`huggingface_hub.ModelCard`.
+    The card as Markdown with a head of YAML, for ``huggingface_hub.ModelCard``.
 
     Raises
     ------

@@ -84,7 +84,10 @@ def demo(
         adata, group_key="cell_type", group=_EXAMPLE_GROUP, control="control", target="stimulated"
     )
     model = _untrained(holdout.training, "condition", "cell_type", None, Likelihood.nb, seed)
-    model.train(max_epochs=_QUICK_EPOCHS if quick and max_epochs is None else max_epochs)
+    with warnings.catch_warnings():
+        if quick:  # which is to say that it is trained for less long
+            warnings.filterwarnings("ignore", message="max_epochs=.* is less than a third of the default")
+        model.train(max_epochs=_QUICK_EPOCHS if quick and max_epochs is None else max_epochs)
     counterfactual = would_be[holdout.control.obs_names + "-stimulated"]
     write_evaluation(model, holdout, truth, out, seed=seed, counterfactual=counterfactual)
 

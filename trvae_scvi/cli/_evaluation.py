@@ -142,7 +142,8 @@ def _print_scores(scores: pd.DataFrame) -> None:
     from trvae_scvi.metrics import HIGHER_IS_BETTER
 
     for genes, rows in scores.groupby("genes", sort=False):
-        wide = wide_table(rows, "value", ".3f")
+        has_value = rows.groupby("metric", sort=False)["value"].transform("count") > 0
+        wide = wide_table(rows[has_value], "value", ".3f")
         table = Table(title=f"{genes} genes (↑ higher, ↓ lower is better)")
         table.add_column("method", no_wrap=True)
         for metric in wide:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import tempfile
@@ -18,6 +19,7 @@ import torch
 from anndata.io import read_elem
 from packaging.version import Version
 
+from trvae_scvi._compat import DOWNLOAD_LOGGER
 from trvae_scvi.data._designs import warn
 
 if TYPE_CHECKING:
@@ -124,7 +126,8 @@ def open_saved(dir_path: str | os.PathLike[str], load_kwargs: dict[str, Any]) ->
         msg = f"Expected a folder that `save` wrote, with a file {file.name!r}, found none in {os.fspath(dir_path)!r}."
         raise FileNotFoundError(msg)
     try:
-        yield
+        with _without_download_log() if load_kwargs.get("backup_url") is None else contextlib.nullcontext():
+            yield
     except Exception:  # whatever the reason, is it the file?
         try:
             torch.load(file, map_location="cpu", weights_only=False)
@@ -135,6 +138,18 @@ def open_saved(dir_path: str | os.PathLike[str], load_kwargs: dict[str, Any]) ->
             )
             raise ValueError(msg) from unreadable
         raise
+
+
+@contextlib.contextmanager
+def _without_download_log() -> Iterator[None]:
+    """Nothing was to be downloaded, so that nothing is to be said about it."""
+    logger = logging.getLogger(DOWNLOAD_LOGGER)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def warn_of_newer(made_with: str) -> None:
