@@ -363,7 +363,7 @@ def test_response_refuses(effect):
         pl.response(effect.drop(columns="change_upper"))
     with pytest.raises(ValueError, match="several for 'a'. Select one target"):
         pl.response(pd.concat([effect, effect]))
-    with pytest.raises(ValueError, match="`n_genes` to be at least 1, found 0"):
+    with pytest.raises(ValueError, match="`n_genes` of at least 1, found 0"):
         pl.response(effect, n_genes=0)
 
 

@@ -441,15 +441,20 @@ def test_effect_on_other_scales(trained, control):
         assert effect["scale"].unique().tolist() == [f"log1p(counts per {scale})"]
 
 
-def test_effect_refuses_totals_that_are_none(trained, control):
+def test_effect_refuses_totals_that_are_none(trained, control, monkeypatch):
     ask = partial(trained.get_perturbation_effect, target="stimulated")
     with pytest.raises(KeyError, match="total_counts.* to be a number or a column"):
         ask(control, normalize_to="total_counts")
     for wrong in (0.5 * np.asarray(control.X.sum(1)).ravel(), np.nan, "many"):
         cells = control.copy()
         cells.obs["n_counts"] = wrong
-        with pytest.raises(ValueError, match="total counts of a cell over all genes.*the registered genes alone have"):
+        with pytest.raises(ValueError, match="total counts of a cell over all genes"):
             ask(cells, normalize_to="n_counts")
+    # the last cell, before anything is predicted
+    cells.obs["n_counts"] = [1e6] * (cells.n_obs - 1) + [np.nan]
+    monkeypatch.setattr("trvae_scvi.predict._predictor.Predictor.blocks", None)
+    with pytest.raises(ValueError, match="found nan. Take"):
+        ask(cells, normalize_to="n_counts")
     with pytest.raises(ValueError, match="`normalize_to` above 0"):
         ask(control, normalize_to=0)
     with pytest.raises(TypeError, match="`normalize_to` to be a number"):

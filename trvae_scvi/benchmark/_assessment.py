@@ -66,6 +66,8 @@ class Assessment:
     model_errors
         For each of the methods the `model_error` of `TRVAE.get_perturbation_effect`, from the same measured groups, as
         :func:`~trvae_scvi.benchmark.calibrate_intervals` finds it. Empty if a table was given.
+    level
+        Probability of the intervals.
 
     Examples
     --------
@@ -86,9 +88,16 @@ class Assessment:
     expected: pd.DataFrame
     evidence: pd.Series
     model_errors: Mapping[str, ModelError] = field(default_factory=dict, repr=False)
+    level: float = 0.8
 
     def __str__(self) -> str:
         return f"{self.message}\n\n{self.expected.round(2).to_string()}"
+
+    def verdict_for(self, method: str) -> str:
+        """The verdict on one of the methods of `expected`, which need not be the recommended one."""
+        check_choice("method", method, self.expected.index)
+        counted = [int(self.evidence[name]) for name in ("n_changed", "n_groups")]
+        return self.verdict if method == self.recommended else verdict_on(self.expected.loc[method], *counted)
 
     def add_to(self, prediction: AnnData, *, method: str = "trVAE") -> None:
         """Write the verdict into a prediction, as ``uns["trvae"]["assessment"]``, where it stays with the cells.
@@ -125,12 +134,12 @@ class Assessment:
         if {str(group) for group in groups} != {str(self.group)}:
             msg = f"Expected cells of {self.group!r} alone in `obs[{self.group_key!r}]`, found {list(groups)}."
             raise ValueError(msg)
-        own, counted = self.expected.loc[method], [int(self.evidence[name]) for name in ("n_changed", "n_groups")]
+        own = self.expected.loc[method]
         prediction.uns["trvae"]["assessment"] = {
             "group": str(self.group),
             "target": str(self.target),
             "method": method,
-            "verdict": self.verdict if method == self.recommended else verdict_on(own, *counted),
+            "verdict": self.verdict_for(method),
             "recommended": self.recommended,
             "message": self.message,
             **{name: float(own[name]) for name in ("skill", "lower", "upper")},
@@ -271,7 +280,7 @@ def assess(
     )
     verdict, recommended = verdict_of(expected, int(evidence["n_changed"]), int(evidence["n_groups"]))
     message = _message(verdict, recommended, expected.loc[recommended], evidence, group, target, level)
-    return Assessment(group, target, group_key, verdict, message, recommended, expected, evidence, errors)
+    return Assessment(group, target, group_key, verdict, message, recommended, expected, evidence, errors, level)
 
 
 def _rows(adata: AnnData, values: Mapping[str, Hashable]) -> np.ndarray:

@@ -143,6 +143,9 @@ def _print_scores(scores: pd.DataFrame) -> None:
 
     for genes, rows in scores.groupby("genes", sort=False):
         has_value = rows.groupby("metric", sort=False)["value"].transform("count") > 0
+        if not has_value.any():
+            say(f"No metric has a value on {genes} genes.")
+            continue
         wide = wide_table(rows[has_value], "value", ".3f")
         table = Table(title=f"{genes} genes (↑ higher, ↓ lower is better)")
         table.add_column("method", no_wrap=True)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from trvae_scvi._arguments import check_integer
+
 from ._panels import panel_axes
 from ._style import AS_IS, OKABE_ITO, shown
 
@@ -42,6 +44,8 @@ def response_frame(effect: pd.DataFrame, *, n_genes: int = 10) -> pd.DataFrame:
     ------
     KeyError
         If a column is missing.
+    TypeError
+        If `n_genes` is no integer.
     ValueError
         If a variable has several rows or `n_genes` is below 1.
 
@@ -65,9 +69,7 @@ def response_frame(effect: pd.DataFrame, *, n_genes: int = 10) -> pd.DataFrame:
             "Select one target and one group first."
         )
         raise ValueError(msg)
-    if n_genes < 1:
-        msg = f"Expected `n_genes` to be at least 1, found {n_genes}."
-        raise ValueError(msg)
+    check_integer("n_genes", n_genes, 1)
     ordered = effect[effect["change"].notna()].sort_values("change", ascending=False, kind="stable")
     n = min(n_genes, len(ordered))
     n_up, n_down = int((ordered["change"] > 0).sum()), int((ordered["change"] < 0).sum())
@@ -102,6 +104,8 @@ def response(
     ------
     KeyError
         If a column is missing.
+    TypeError
+        If `n_genes` is no integer.
     ValueError
         If a variable has several rows in a group under a target, `n_genes` is below 1, or the number of axes is not
         that of the panels.
@@ -145,4 +149,6 @@ def _draw(ax: Axes, frame: pd.DataFrame, title: str) -> None:
     # a panel is narrow, and genes may have long names
     label = "\n".join(line for scale in scales for line in wrap(f"change of the mean of {scale}", _LINE))
     ax.set_xlabel(label, fontsize="small", **AS_IS)
-    ax.legend(frameon=False, fontsize="small", loc="lower right")
+    # where bars are short; on paper of its own, as bars that all go one way leave no corner free
+    corner = "lower right" if (frame["change"] > 0).any() else "upper left"
+    ax.legend(framealpha=0.9, edgecolor="none", fontsize="small", loc=corner)

@@ -57,7 +57,7 @@ class Scale:
                 raise ValueError(msg)
             return cls(None)
         if isinstance(asked, str):
-            return cls(_TARGET_SUM, asked)
+            return cls(_TARGET_SUM, str(asked))
         if asked is None:
             return cls(_TARGET_SUM)
         check_number("normalize_to", asked, positive=True)
@@ -72,30 +72,36 @@ class Scale:
         return f"log1p(counts per {self.total:,.10g} of {genes})"
 
     def check(self, obs: pd.DataFrame) -> None:
-        """Raise unless the column of totals is there."""
-        if self.column is not None and self.column not in obs:
+        """Raise unless the column of totals is there and has a number for every cell."""
+        if self.column is None:
+            return
+        if self.column not in obs:
             msg = (
                 f"Expected `normalize_to={self.column!r}` to be a number or a column of `obs` with the total counts of "
                 f"a cell over all genes, found the columns {list(obs.columns)}."
             )
             raise KeyError(msg)
+        self._refuse(~np.isfinite(self._numbers(obs)), obs, "")
+
+    def _numbers(self, obs: pd.DataFrame) -> np.ndarray:
+        return pd.to_numeric(obs[self.column], errors="coerce").to_numpy(dtype=float)
+
+    def _refuse(self, wrong: np.ndarray, obs: pd.DataFrame, where: str) -> None:
+        if wrong.any():
+            found = obs[self.column].iloc[int(np.flatnonzero(wrong)[0])]
+            msg = (
+                f"Expected {self.column!r} to hold the total counts of a cell over all genes, found {found}{where}. "
+                "Take a column such as `total_counts` of `scanpy.pp.calculate_qc_metrics`, made from raw counts."
+            )
+            raise ValueError(msg)
 
     def totals(self, given: np.ndarray, latest: pd.DataFrame) -> np.ndarray | None:
         """Totals of a minibatch from its column, checked; ``None`` where every cell's own sum counts."""
         if self.column is None:
             return None
         self.check(latest)
-        totals = pd.to_numeric(latest[self.column], errors="coerce").to_numpy(dtype=float)
-        sums = given.sum(axis=1)
-        wrong = ~(totals >= sums * (1.0 - _ROUNDING)) | ~np.isfinite(totals)
-        if wrong.any():
-            i = int(np.flatnonzero(wrong)[0])
-            msg = (
-                f"Expected {self.column!r} to hold the total counts of a cell over all genes, found "
-                f"{latest[self.column].iloc[i]} where the registered genes alone have {sums[i]:g}. Take a column such "
-                "as `total_counts` of `scanpy.pp.calculate_qc_metrics`, made from raw counts of all genes."
-            )
-            raise ValueError(msg)
+        totals = self._numbers(latest)
+        self._refuse(totals < given.sum(axis=1) * (1.0 - _ROUNDING), latest, " where the registered genes have more")
         return totals[:, None]
 
 
