@@ -168,7 +168,15 @@ def _ranked(cells: np.ndarray, control: np.ndarray, method: DEMethod) -> pd.Data
     )
     # scanpy's own fold change, which is not used, is undefined for values below 0.
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        sc.tl.rank_genes_groups(adata, "group", groups=["cells"], reference="control", method=method, use_raw=False)
+        sc.tl.rank_genes_groups(
+            adata,
+            "group",
+            groups=["cells"],
+            reference="control",
+            method=method,
+            use_raw=False,
+            tie_correct=False,  # scanpy's default now, which a preset of later ones changes
+        )
     names = {"scores": "score", "pvals": "p", "pvals_adj": "p_adj"}
     table = sc.get.rank_genes_groups_df(adata, "cells").rename(columns=names)
     return table.set_index(table["names"].astype(int).rename("gene")).sort_index()

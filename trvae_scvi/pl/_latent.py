@@ -77,9 +77,10 @@ def latent_umap_frame(
     names = unique_names(keys, "keys")
     columns = {name: _categories(adata.obs, name) for name in names}
     latent = _representation(adata, basis)
-    private = AnnData(obs=pd.DataFrame(index=adata.obs_names.copy()), obsm={basis: latent})
-    sc.pp.neighbors(private, use_rep=basis, random_state=seed)
-    sc.tl.umap(private, random_state=seed)
+    # in `X`, which every version of scanpy and each of its presets calls by that name
+    private = AnnData(latent, obs=pd.DataFrame(index=adata.obs_names.copy()))
+    sc.pp.neighbors(private, use_rep="X", random_state=seed)
+    sc.tl.umap(private, random_state=seed, key_added="X_umap")
     frame = pd.DataFrame(private.obsm["X_umap"], index=adata.obs_names.copy(), columns=["UMAP1", "UMAP2"])
     for name, column in columns.items():
         frame.insert(frame.shape[1], name, column.array)
