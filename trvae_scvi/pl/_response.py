@@ -150,5 +150,5 @@ def _draw(ax: Axes, frame: pd.DataFrame, title: str) -> None:
     label = "\n".join(line for scale in scales for line in wrap(f"change of the mean of {scale}", _LINE))
     ax.set_xlabel(label, fontsize="small", **AS_IS)
     # where bars are short; on paper of its own, as bars that all go one way leave no corner free
-    corner = "lower right" if (frame["change"] > 0).any() else "upper left"
-    ax.legend(framealpha=0.9, edgecolor="none", fontsize="small", loc=corner)
+    upward = (frame["change"] > 0).any()
+    ax.legend(framealpha=0.9, edgecolor="none", fontsize="small", loc="lower right" if upward else "upper left")
