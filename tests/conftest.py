@@ -10,6 +10,7 @@ import pytest
 import scvi
 import torch
 from helpers import make_trained
+from threadpoolctl import threadpool_limits
 
 import trvae_scvi as tv
 
@@ -19,6 +20,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; waiting thre
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
     torch.set_num_threads(1)
     numba.set_num_threads(1)
+    # BLAS has read the environment before this file was: it is loaded already
+    ONE_THREAD_EACH = threadpool_limits(1)
 
 
 def pytest_collection_modifyitems(items):
