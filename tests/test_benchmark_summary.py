@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
+from scipy.stats import t as student_t
 
 from trvae_scvi.benchmark import holdout_skills, leave_one_group_out, metric_ranges, summarize
 from trvae_scvi.benchmark._comparison import CEILING, TRIVIAL
@@ -158,19 +159,22 @@ def test_the_best_trivial_prediction_is_that_of_each_hold_out():
 # ---- intervals
 
 
-def by_hand(value, error, n_bootstrap, seed):
+def by_hand(value, error, n_bootstrap, level, seed):
     """Replicates of means over groups: the same groups, and the same noise, for every method."""
     rng = np.random.default_rng(seed)
     drawn = []
+    n = value.shape[1]
+    tail = (1 - level) / 2
+    factor = np.sqrt(n / (n - 1)) * student_t.ppf(1 - tail, n - 1) / norm.ppf(1 - tail)
     for _ in range(n_bootstrap):
-        which = rng.integers(value.shape[1], size=value.shape[1])
-        noise = rng.standard_normal(value.shape[1])
-        drawn.append(
-            [
-                np.mean([min(max(v[g] + e[g] * z, -1), 1) for g, z in zip(which, noise, strict=True)])
-                for v, e in zip(value, error, strict=True)
-            ]
-        )
+        which = rng.integers(n, size=n)
+        noise = rng.standard_normal(n)
+        means = []
+        for v, e in zip(value, error, strict=True):
+            moved = np.mean([min(max(v[g] + e[g] * z, -1), 1) for g, z in zip(which, noise, strict=True)])
+            of_groups = np.mean(v[which])
+            means.append(v.mean() + factor * (of_groups - v.mean()) + moved - of_groups)
+        drawn.append(np.clip(means, -1, 1))
     return np.array(drawn)
 
 
@@ -182,7 +186,7 @@ def test_intervals_are_quantiles_of_a_paired_bootstrap(table, level, seed):
     skills.loc[skills["skill"].isna(), ["skill", "skill_std"]] = 0.0
     by_group = skills.groupby(["method", "group"], sort=False)
     value, error = (by_group[name].mean().unstack("group").loc[METHODS, GROUPS] for name in ("skill", "skill_std"))
-    drawn = by_hand(value.to_numpy(), error.to_numpy(), 50, seed)
+    drawn = by_hand(value.to_numpy(), error.to_numpy(), 50, level, seed)
     for name, share in (("lower", (1 - level) / 2), ("upper", (1 + level) / 2)):
         np.testing.assert_allclose(found[name], np.quantile(drawn, share, axis=0), rtol=1e-9, atol=1e-12)
 
@@ -203,15 +207,22 @@ def test_methods_that_differ_by_a_constant_have_intervals_that_do():
         assert summary.loc["b", name] - summary.loc["a", name] == pytest.approx(0.25)
 
 
-def test_an_interval_holds_about_as_often_as_it_says():
+@pytest.mark.parametrize("n_groups", [2, 4, 12])
+def test_an_interval_holds_about_as_often_as_it_says(n_groups):
     """For the mean over all groups, of groups drawn from a normal distribution and measured with an error."""
-    rng, held = np.random.default_rng(0), []
-    for _ in range(150):
-        measured = rng.normal(0.1, 0.15, 12) + rng.normal(0, 0.05, 12)
-        skills = {"a": measured, **dict.fromkeys(TRIVIAL, [0.0] * 12), CEILING: [1.0] * 12}
-        row = summarize(scored(skills, stds=0.05), n_bootstrap=200).iloc[0]
-        held.append(row["lower"] <= 0.1 <= row["upper"])
-    assert 0.8 < np.mean(held) < 0.97
+    rng = np.random.default_rng(0)
+    measured = rng.normal(0.1, np.hypot(0.15, 0.05), (400, n_groups))
+    skills = {str(row): values for row, values in enumerate(measured)}
+    skills |= {**dict.fromkeys(TRIVIAL, [0.0] * n_groups), CEILING: [1.0] * n_groups}
+    found = summarize(scored(skills, stds=0.05)).iloc[:400]
+    assert 0.85 < ((found["lower"] <= 0.1) & (found["upper"] >= 0.1)).mean() < 0.97
+
+
+def test_with_one_group_the_interval_is_for_other_cells():
+    skills = {"a": [0.3], **dict.fromkeys(TRIVIAL, [0.0]), CEILING: [1.0]}
+    certain, uncertain = (summarize(scored(skills, stds=std)).iloc[0] for std in (0.0, 0.05))
+    assert certain["lower"] == certain["upper"] == pytest.approx(0.3)
+    assert uncertain["upper"] - uncertain["lower"] == pytest.approx(2 * norm.ppf(0.95) * 0.05, rel=0.1)
 
 
 # ---- ranges of metrics

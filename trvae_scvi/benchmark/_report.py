@@ -62,8 +62,7 @@ their average change added to the control cells), so that none of them is above 
 one half of the real cells in the place of the prediction, scored against the other half as predictions are. Changes are
 against control cells that were set aside, which no method saw. The headline skill of a hold-out is the lower of two
 parts, the mean response and the distribution of cells; here it is averaged over groups, with an interval of 90 % for
-other groups and cells of this kind, which is too narrow for few groups;
-a number after ± is the standard error that the numbers of cells leave. The rank is that of the own real mean
+other groups and cells of this kind; a number after ± is the standard error that the numbers of cells leave. The rank is that of the own real mean
 among those of all targets, by distance from the prediction: 1 is the nearest, and 0.5 chance if all have as many cells.
 """
 _HEADLINE = {

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri, stdtrit
 
 from trvae_scvi._arguments import check_integer, check_number
 from trvae_scvi.metrics import HIGHER_IS_BETTER, SKILL_METRICS
 
 from ._comparison import CEILING, TRIVIAL
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable
 
 __all__ = ["holdout_skills", "metric_ranges", "summarize"]
 
@@ -34,7 +29,9 @@ def summarize(table: pd.DataFrame, *, level: float = 0.9, n_bootstrap: int = 100
         Probability of the interval.
     n_bootstrap
         Number of replicates: groups are drawn with replacement, the same ones for all methods, and every skill is moved
-        by what the numbers of its cells leave open.
+        by what the numbers of its cells leave open. As few groups vary less in a bootstrap than their mean does, what
+        drawing them does to it is widened such that normally distributed groups get Student's t interval (after
+        Hesterberg 2015, doi:10.1080/00031305.2015.1089789, who widens the level instead of the deviations).
     seed
         Seeds them.
 
@@ -48,8 +45,8 @@ def summarize(table: pd.DataFrame, *, level: float = 0.9, n_bootstrap: int = 100
         Mean over the groups of its :func:`~trvae_scvi.metrics.headline_skill`, over targets and seeds first. Where it
         has no value, for lack of room above the trivial predictions, it counts as 0: as good as these.
     ``lower``, ``upper``
-        The interval: where the mean over other groups, and other cells, of this kind may lie. With few groups it is
-        too narrow.
+        The interval: where the mean over other groups, and other cells, of this kind may lie. With one group it is for
+        other cells alone.
     ``mean_response``, ``distribution``
         The two parts, of which the headline skill of a hold-out is the lower one, averaged in the same way.
     ``rank``
@@ -92,8 +89,8 @@ def summarize(table: pd.DataFrame, *, level: float = 0.9, n_bootstrap: int = 100
     by_group = skills.groupby(["method", "group"], sort=False, observed=True)
     columns = ["skill", *_columns()]
     means = by_group[columns].mean().groupby("method", sort=False)[columns].mean()
-    drawn = _replicates(skills, n_bootstrap, np.random.default_rng(seed))
     tail = (1 - level) / 2
+    drawn = _replicates(skills, n_bootstrap, tail, np.random.default_rng(seed))
     bounds = drawn.quantile([tail, 1 - tail], axis=1).T.set_axis(["lower", "upper"], axis=1)
     summary = means[["skill"]].join(bounds).join(means[_columns()])
     # what was not computed is not 0
@@ -252,19 +249,29 @@ def _clipped_error(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     return np.where(std > 0, np.sqrt(np.maximum(second - first**2, 0.0)), std)
 
 
-def _replicates(skills: pd.DataFrame, n_replicates: int, rng: np.random.Generator) -> pd.DataFrame:
+def _replicates(skills: pd.DataFrame, n_replicates: int, tail: float, rng: np.random.Generator) -> pd.DataFrame:
     """Bootstrap the mean over groups: methods x replicates."""
     keys = ["method", "group"]
-    value = skills.groupby(keys, sort=False, observed=True)["skill"].mean().unstack("group")
+    means = skills.groupby(keys, sort=False, observed=True)["skill"].mean().unstack("group")
     # errors of the numbers of cells, which the seeds of one hold-out share and its targets in part: taken as shared
-    error = skills.groupby(keys, sort=False, observed=True)["skill_std"].mean().unstack("group").reindex_like(value)
-    value = value.reindex(skills["method"].unique())
-    error = error.reindex(value.index).fillna(0.0)
-    groups: list[Hashable] = list(value.columns)
+    errors = skills.groupby(keys, sort=False, observed=True)["skill_std"].mean().unstack("group").reindex_like(means)
+    means = means.reindex(skills["method"].unique())
+    value, error = means.to_numpy(), errors.reindex(means.index).fillna(0.0).to_numpy()
+    middle = np.nanmean(value, axis=1)
+    widened = _student_factor((~np.isnan(value)).sum(axis=1), tail)
     drawn = {}
     for replicate in range(n_replicates):
-        which = rng.integers(len(groups), size=len(groups))
-        noise = rng.standard_normal(len(groups))
-        moved = np.clip(value.to_numpy()[:, which] + error.to_numpy()[:, which] * noise, -1, 1)
-        drawn[replicate] = np.nanmean(moved, axis=1) if len(groups) else np.nan
-    return pd.DataFrame(drawn, index=value.index)
+        which = rng.integers(value.shape[1], size=value.shape[1])
+        noise = rng.standard_normal(value.shape[1])
+        moved = np.clip(value[:, which] + error[:, which] * noise, -1, 1)
+        of_groups = np.nanmean(value[:, which], axis=1)
+        replaced = middle + widened * (of_groups - middle) + np.nanmean(moved, axis=1) - of_groups
+        drawn[replicate] = np.clip(replaced, -1, 1)
+    return pd.DataFrame(drawn, index=means.index)
+
+
+def _student_factor(n: np.ndarray, tail: float) -> np.ndarray:
+    """How much further Student's t quantile of the mean of n is than the normal one of its bootstrap; 1 for one."""
+    several = np.maximum(n, 2)
+    factor = np.sqrt(several / (several - 1)) * stdtrit(several - 1, 1 - tail) / ndtri(1 - tail)
+    return np.where(n > 1, factor, 1.0)
