@@ -241,6 +241,17 @@ def test_a_layer_is_kept_as_such(cells, tmp_path):
     tv.TRVAE.setup_annbatch(tmp_path / "cells.zarr", layer="counts")
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [({"chunk_size": 0}, "chunk_size"), ({"preload_nchunks": 0}, "preload_nchunks"), ({"condition_key": "one"}, "one")],
+)
+def test_nothing_is_written_that_could_not_be_trained_on(cells, tmp_path, change, match):
+    cells.obs["one"] = "x"
+    with pytest.raises(ValueError, match=match):
+        tv.TRVAE.setup_annbatch(tmp_path / "cells.zarr", write(cells, tmp_path), **change)
+    assert not (tmp_path / "cells.zarr").exists()
+
+
 def test_values_that_are_no_counts_are_refused_before_training(cells, tmp_path):
     cells.X = cells.X.astype(np.float32).log1p()
     datamodule = tv.TRVAE.setup_annbatch(tmp_path / "cells.zarr", write(cells, tmp_path))

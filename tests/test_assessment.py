@@ -265,10 +265,38 @@ def test_a_ceiling_below_no_change_makes_nobody_good(alike, table):
     rows = pd.concat([rows, bad], ignore_index=True)
     below = rows["metric"].isin(["mse_means", "energy_distance"])
     rows.loc[below, "value"] = rows.loc[below, "method"].map(values)
+    rows.loc[(rows["method"] == "bad") & (rows["metric"] == "pearson_change"), "value"] = 0.0
     found = assess(alike, **(ASKED | {"table": rows}))
     assert found.expected[["share_of_means", "share_of_cells"]].isna().all(axis=None)
-    assert found.verdict == "no effect"
-    assert "by no more than noise" in found.message
+    assert found.verdict == "do not use"
+    assert "their means by no more than noise" in found.message
+
+
+@pytest.mark.parametrize(("std", "clear"), [(0.01, True), (0.5, False)])
+def test_a_share_of_noise_is_none(alike, table, std, clear):
+    """Of the distance between no change and the ceiling, where that is no more than two standard errors."""
+    rows = table[table["method"].isin(["no change", "noise ceiling"])].copy()
+    good = rows[rows["method"] == "noise ceiling"].assign(method="good", skill=0.1)
+    rows = pd.concat([rows, good], ignore_index=True)
+    means = rows["metric"] == "mse_means"
+    values = {"no change": 1.0, "good": 0.4, "noise ceiling": 0.5}
+    rows.loc[means, "value"] = rows.loc[means, "method"].map(values)
+    rows.loc[means, "std"] = std
+    found = assess(alike, **(ASKED | {"table": rows}))
+    share = found.expected.loc["good", "share_of_means"]
+    assert share == pytest.approx(1.2) if clear else np.isnan(share)
+    assert (found.verdict == "use") == clear
+
+
+def test_seeds_without_room_count_as_in_a_summary(alike, table):
+    """A seed of no skill is as good as trivial, and not left out beside one that has a skill."""
+    rows = table[table["method"] == "ridge"]
+    seeds = [rows.assign(method="mine", seed=seed, skill=-1.0 if seed == 0 else np.nan) for seed in range(3)]
+    more = pd.concat([table, *seeds], ignore_index=True)
+    others = more[more["group"] != "type_1"]
+    expected = assess(alike, **(ASKED | {"table": more})).expected.loc["mine", "skill"]
+    assert expected == pytest.approx(-1 / 3)
+    assert tv.benchmark.summarize(others).set_index("method").loc["mine", "skill"] == pytest.approx(expected)
 
 
 def test_a_direction_by_chance_is_not_believed(alike, table):

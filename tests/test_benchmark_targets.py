@@ -227,3 +227,91 @@ def test_values_that_are_normalised_are_compared_as_they_are(simulated):
         leave_one_target_out(adata, methods={"it": Recorder()}, **arguments(simulated))
     table = leave_one_target_out(adata, methods={"it": Recorder()}, counts=False, **arguments(simulated))
     assert table["value"].notna().any()
+
+
+# ---- what cannot be scored, and what is refused before anything is run
+
+
+def unlike(name, simulated):
+    """A wrong prediction by its name."""
+
+    def predict(holdout):
+        cells = {
+            "other genes": holdout.control[:, ::-1].copy(),
+            "not finite": np.full(holdout.control.shape, np.nan),
+            "no cells": holdout.control.X.toarray().tolist(),
+        }
+        return dict.fromkeys(holdout.targets, cells[name])
+
+    return predict
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "match"),
+    [("other genes", ValueError, "genes"), ("not finite", ValueError, "finite"), ("no cells", TypeError, "AnnData")],
+)
+def test_a_wrong_prediction_is_refused(simulated, name, error, match):
+    with pytest.raises(error, match=match):
+        leave_one_target_out(simulated.adata, methods={"it": unlike(name, simulated)}, **arguments(simulated))
+
+
+@pytest.mark.parametrize(
+    ("methods", "error"),
+    [({"ridge": Recorder()}, ValueError), ({"noise ceiling": Recorder()}, ValueError), ({"it": 1}, TypeError)],
+)
+def test_methods_are_checked_before_one_is_run(simulated, methods, error):
+    first = Recorder()
+    with pytest.raises(error, match="methods"):
+        leave_one_target_out(simulated.adata, methods={"first": first, **methods}, **arguments(simulated))
+    assert not first.given
+
+
+def test_groups_without_cells_are_skipped_and_told(simulated, caplog):
+    obs = simulated.adata.obs
+    gone = (obs["condition"] == "condition_2") & (obs["cell_type"] == "type_1")
+    fewer = simulated.adata[~gone.to_numpy()].copy()
+    given = arguments(simulated, group_key="cell_type", methods={"it": Recorder()})
+    table = leave_one_target_out(fewer, **given)
+    assert set(table["group"]) == {"type_2", "type_3"}
+    assert [(row["group"], row["target"]) for row in table.attrs["skipped"]] == [("type_1", "condition_2")]
+    assert "type_1 under condition_2" in caplog.text
+    fewer.obs["cell_type"] = [f"group_{i // 12}" for i in range(fewer.n_obs)]
+    method = Recorder()
+    with pytest.raises(ValueError, match="found none"):
+        leave_one_target_out(fewer, **{**given, "methods": {"it": method}})
+    assert not method.given
+
+
+@pytest.mark.parametrize("method", [tv.benchmark.TRVAEMethod, tv.benchmark.TRVAETargetMethod])
+@pytest.mark.parametrize(("likelihood", "prediction"), [("bernoulli", "counterfactual"), ("mse", "sample")])
+def test_a_prediction_that_a_likelihood_has_not_is_refused_before_training(method, likelihood, prediction):
+    with pytest.raises(ValueError, match=prediction):
+        method({"gene_likelihood": likelihood}, prediction=prediction)
+
+
+# ---- summaries
+
+
+def test_a_baseline_that_does_not_apply_has_no_skill(simulated):
+    table = leave_one_target_out(simulated.adata, methods={"it": Recorder()}, **arguments(simulated))
+    rows = table[table["method"] == "interpolation"]
+    assert rows[["value", "skill"]].isna().all(axis=None)
+    assert rows["note"].str.contains("no doses").all()
+    assert np.isnan(headline_skill(rows))
+
+
+def test_summaries_know_the_trivial_predictions_of_hidden_conditions(simulated):
+    some = arguments(simulated, targets=["condition_1", "condition_2", "condition_5", "condition_7"])
+    table = leave_one_target_out(simulated.adata, methods={"it": Recorder()}, **some)
+    summary = tv.benchmark.summarize(table).set_index("method")
+    assert (summary.loc[["it", "no change", "mean response"], "above_trivial"] == 0).all()
+    # all cells are one group: the interval is for other targets
+    own = tv.benchmark.holdout_skills(table).set_index("method").loc["ridge", "skill"]
+    assert summary.loc["ridge", "skill"] == pytest.approx(own.fillna(0).mean())
+    assert summary.loc["ridge", "upper"] - summary.loc["ridge", "lower"] > own.std()
+    ranges = tv.benchmark.metric_ranges(table)
+    rows = (table["method"] == "mean response") & (table["genes"] == "all") & (table["metric"] == "mse_means")
+    found = ranges[(ranges["genes"] == "all") & (ranges["metric"] == "mse_means")]
+    assert found["mean_shift"].item() == pytest.approx(table.loc[rows, "value"].mean())
+    assert np.isfinite(found["range"]).all()
+    assert tv.pl.score_heatmap_frame(table).index[-3:].tolist() == ["no change", "mean response", "noise ceiling"]

@@ -163,6 +163,17 @@ def test_predictions_of_one_group_are_no_further_groups():
     np.testing.assert_allclose(once.quantiles, tenfold.quantiles, rtol=1e-2)
 
 
+def test_every_group_counts_alike_however_many_predictions_it_has():
+    """One group of nine predictions that are nearly right, and one of a single prediction that is not."""
+    cells = populations(ModelError(0.05, 0.3, 0.1), n_groups=10)
+    group = np.where(cells.table < 9, 0, 1)
+    noise = np.random.default_rng(0).normal(0, np.where(group == 0, 0.05, 0.5))
+    parts = Calibration(**{**vars(cells), "real": cells.change + noise, "group": group})
+    half = margin(parts.change, parts.sampling, parts.sd, found(parts)[0], 0.9)
+    inside = np.abs(noise) <= half
+    assert np.mean([inside[group == name].mean() for name in (0, 1)]) == pytest.approx(0.9, abs=0.02)
+
+
 def test_quantiles_of_all_levels():
     error = ModelError(0.1, 0.1, quantiles=np.linspace(0.02, 3.0, 99))
     assert error.quantile(0.5) == pytest.approx(np.linspace(0.02, 3.0, 99)[49])

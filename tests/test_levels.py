@@ -76,6 +76,9 @@ def test_the_mean_of_a_label_is_what_the_others_and_the_network_say_in_shares(ce
         cells.X = cells.X / (cells.X.max() if likelihood == "bernoulli" else 1.0)
     model = make_trained(cells, LABELS, {"max_epochs": 20}, gene_likelihood=likelihood)
     predictor = Predictor.of(model)
+    if likelihood == "bernoulli":
+        with pytest.raises(ValueError, match=r"predict_perturbation\(method='mean'\)"):
+            model.get_perturbation_effect(target="stimulated")
     method = "mean" if likelihood == "bernoulli" else "counterfactual"
     requests = [Request(method=method, seed=seed) for seed in range(24)]
     own_cells = AnnDataCells(control_of(model, "type_1"), np.arange(len(control_of(model, "type_1"))), predictor.schema)

@@ -134,6 +134,23 @@ def test_without_room_what_is_clearly_worse_fails(metric, sign, loss, error, fai
     assert found["note"].item() == NO_ROOM
 
 
+@pytest.mark.parametrize(("metric", "sign"), DIRECTIONS)
+def test_nothing_fails_where_a_perfect_prediction_would(metric, sign):
+    reference, ceiling = single(metric, 0.5 * sign, 0.1), single(metric, 0.1 * sign, 0.1)
+    for value in (0.1, -3.0):
+        found = m.skill(single(metric, value * sign, 0.1), reference=reference, ceiling=ceiling)
+        assert np.isnan(found["skill"].item())
+        assert found["note"].item() == NO_ROOM
+
+
+def test_what_is_no_correlation_has_no_skill_without_a_value():
+    names = ("coexpression_agreement", "direction_fidelity", "pearson_change")
+    own, reference, ceiling = (tidy(**dict.fromkeys(names, value)) for value in (np.nan, 0.2, 0.8))
+    found = m.skill(own, reference=reference, ceiling=ceiling).set_index("metric")["skill"]
+    assert found[["coexpression_agreement", "direction_fidelity"]].isna().all()
+    assert found["pearson_change"] == pytest.approx(-1 / 3)
+
+
 def test_errors_and_notes_are_matched_by_genes_and_metric():
     names = {"pearson_change": 0.5, "mse_means": 0.5}
     reference, score = tidy(**names), tidy(pearson_change=0.75, mse_means=0.25)

@@ -418,6 +418,9 @@ def test_gradients_are_clipped_by_default(adata):
         ({"train_size": 0}, "`train_size` above 0"),
         ({"train_size": 1.1}, "`train_size`, a share of the cells, of at most 1, found 1.1"),
         ({"train_size": "0.9"}, "`train_size` to be a number"),
+        ({"train_size": 0.9, "validation_size": 0.2}, "at most 1 in sum"),
+        ({"validation_size": 1.0}, "at most 1 in sum"),
+        ({"validation_size": -0.1}, "`validation_size`"),
         ({"datasplitter_kwargs": {"num_worker": 4}}, r"out of \['external_indexing', .* found \['num_worker'\]"),
         ({"datasplitter_kwargs": {"train_size": 0.5}}, r"`datasplitter_kwargs` out of .* found \['train_size'\]"),
     ],
@@ -433,6 +436,12 @@ def test_bad_arguments(adata, arguments, message):
 def test_all_cells_may_be_trained_on(adata):
     model = make_trained(adata, train={"train_size": 1.0, "early_stopping": False})
     assert len(model.train_indices) == adata.n_obs
+
+
+def test_a_share_that_is_not_given_is_what_the_other_leaves(adata):
+    model = make_trained(adata, train={"validation_size": 0.25})
+    assert len(model.train_indices) + len(model.validation_indices) == adata.n_obs
+    assert len(model.validation_indices) / adata.n_obs == pytest.approx(0.25, abs=0.01)
 
 
 def test_a_trained_model_can_be_pickled(adata):

@@ -165,9 +165,12 @@ class Calibration:
         return (self.sd > 0) | (self.change != 0) | (self.real != self.change)
 
     def weights(self, chosen: np.ndarray) -> np.ndarray:
-        """Weights with which every prediction counts alike, for some of the entries."""
+        """Weights with which every population counts alike, and its predictions alike within, for some entries."""
+        rows = np.flatnonzero(chosen)
+        _, first = np.unique(self.table[rows], return_index=True)
+        n_tables = np.bincount(self.group[rows[first]], minlength=int(self.group.max()) + 1)
         n = np.bincount(self.table, weights=chosen)
-        return chosen / np.maximum(n, 1.0)[self.table]
+        return chosen / np.maximum(n, 1.0)[self.table] / np.maximum(n_tables, 1)[self.group]
 
 
 def calibrate(cells: Calibration) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
@@ -245,5 +248,5 @@ def _parameters(cells: Calibration, squared: np.ndarray, weights: np.ndarray) ->
 def _weighted_quantiles(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     order = np.argsort(values)
     reached = np.cumsum(weights[order])
-    places = np.searchsorted(reached, _LEVELS * reached[-1])
+    places = np.searchsorted(reached, _LEVELS * reached[-1] * (1.0 - 1e-9))  # sums of weights are not exact
     return values[order][np.minimum(places, len(values) - 1)]

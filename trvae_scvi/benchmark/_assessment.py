@@ -58,7 +58,7 @@ class Assessment:
         `mean_response` and `distribution`, and what was predicted of the change of means (`share_of_means`), of that of
         distributions (`share_of_cells`, by E-distance) and of its `direction` (correlation of changes): shares of what
         the noise ceiling reaches, over all measured groups, and for the direction in the group where it is least
-        (`direction_least`). NaN where the ceiling is no better than no change.
+        (`direction_least`). NaN where the ceiling is not better than no change by two standard errors.
     evidence
         Numbers of measured groups (`n_groups`), of those that the target changes (`n_changed`) and of the group's
         control cells (`n_cells`), and the `distance` of its mean control cell from the nearest measured group's, in
@@ -195,8 +195,8 @@ def assess(
     Verdict, recommended method, what to expect of each, and the evidence. In turn, the verdict is
 
     ``"no effect"``
-        if the target changes fewer than half of the measured groups (E-distance permutation test, p below 0.05), or
-        their means by nothing beyond noise;
+        if the target changes fewer than half of the measured groups, as far as their numbers of cells show (E-distance
+        permutation test, p below 0.05);
     ``"use"``
         if the recommended method predicted half of the change of means, and half of the change of distributions;
     ``"use means only"``
@@ -359,7 +359,7 @@ def _distance(controls: AnnData, counts: bool, group_key: str, group: Hashable, 
 
 
 def _share(value: float) -> str:
-    return f"{value:.0%}" if value > 0 else "nothing"
+    return "an unknown share" if np.isnan(value) else f"{value:.0%}" if value > 0 else "nothing"
 
 
 def _message(
@@ -373,11 +373,13 @@ def _message(
 ) -> str:
     n, n_changed = int(evidence["n_groups"]), int(evidence["n_changed"])
     if verdict == "no effect":
-        said = f"{target} changes {n_changed} of {n} measured groups beyond noise: expect no effect on {group}."
-        if n_changed >= n / 2:
-            said = (
-                f"{target} changes the means of {n} measured groups by no more than noise: expect no effect on {group}."
-            )
+        seen = f"expect no effect on {group} that so many cells would show (`cells_needed` says how many would)."
+        said = f"{target} changes {n_changed} of {n} measured groups beyond noise: {seen}"
+    elif np.isnan(best["share_of_means"]):
+        said = (
+            f"Do not use a prediction of {group}: {target} changes {n_changed} of {n} measured groups, but their means "
+            "by no more than noise, so that none could be seen to be right."
+        )
     else:
         what = {
             "use": f"Use {recommended}",

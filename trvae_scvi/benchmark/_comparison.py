@@ -29,16 +29,34 @@ if TYPE_CHECKING:
     from ._baseline_methods import Method
     from ._parts import PartStore
 
-__all__ = ["CEILING", "TRIVIAL", "Job", "Split", "compare_predictions", "compute", "with_skill"]
+__all__ = [
+    "CEILING",
+    "TARGET_TRIVIAL",
+    "TRIVIAL",
+    "Job",
+    "Split",
+    "compare_predictions",
+    "compute",
+    "trivial_in",
+    "with_skill",
+]
 
 #: Predictions that take nothing but averages: the best of them has a skill of 0.
 TRIVIAL = ("no change", "mean of others", "mean shift")
+#: Those where conditions are hidden from all groups.
+TARGET_TRIVIAL = ("no change", "mean response")
 #: What the best possible score is called.
 CEILING = "noise ceiling"
 
 _N_SPLITS = 10
 # of the test whether there is any effect
 _N_PERMUTATIONS, _MAX_CELLS = 199, 500
+
+
+def trivial_in(table: pd.DataFrame) -> tuple[str, ...]:
+    """Names of the trivial predictions of a table, which tell whether groups or conditions were hidden."""
+    names = set(table["method"])
+    return TARGET_TRIVIAL if TARGET_TRIVIAL[-1] in names and TRIVIAL[-1] not in names else TRIVIAL
 
 
 class Split(NamedTuple):

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from trvae_scvi.metrics._skill import CLEAR_GAP
+
 from ._baseline_methods import BASELINES
 from ._comparison import CEILING
 from ._summary import holdout_skills
@@ -40,7 +42,9 @@ def lacking_scores(table: pd.DataFrame) -> list[str]:
 def expected_skills(table: pd.DataFrame, level: float) -> pd.DataFrame:
     """What the measured groups of a table, all under one target, let expect of every method."""
     parts = ["skill", "mean_response", "distribution"]
-    skills = holdout_skills(table).groupby(["method", "group"], sort=False)[parts].mean().fillna(0.0)
+    skills = holdout_skills(table)
+    skills[parts] = skills[parts].fillna(0.0)  # no room: no better than what is trivial
+    skills = skills.groupby(["method", "group"], sort=False)[parts].mean()
     by_method = skills.groupby("method", sort=False)
     expected, n = by_method.mean(), by_method.size()
     sd = np.hypot(by_method["skill"].std(ddof=1), _LEAST_SD)
@@ -49,24 +53,28 @@ def expected_skills(table: pd.DataFrame, level: float) -> pd.DataFrame:
     expected.insert(2, "upper", (expected["skill"] + half).clip(-1.0, 1.0))
     all_genes = table[table["genes"] == "all"]
     scores = all_genes.pivot_table("value", "method", "metric", sort=False, dropna=False)
+    errors = all_genes.pivot_table("std", "method", "metric", aggfunc=_error_of_mean, sort=False, dropna=False)
+    room = {metric: _room(scores[metric], errors[metric], zero) for metric, zero in _SHARES.values()}
     for name, (metric, zero) in _SHARES.items():
-        expected[name] = _share(scores[metric], zero)
+        expected[name] = (scores[metric] - (0.0 if zero is None else scores[metric][zero])) / room[metric]
     correlations = all_genes[all_genes["metric"] == "pearson_change"].groupby(["method", "group"], sort=False)["value"]
     # in the group where it is least
     least = correlations.mean().groupby("method", sort=False).min()
-    expected["direction_least"] = least / _room(scores["pearson_change"], None)
+    expected["direction_least"] = least / room["pearson_change"]
     return expected.drop(index=CEILING)
 
 
-def _share(values: pd.Series, zero: str | None) -> pd.Series:
-    """How far methods get on the way from a 0 to the ceiling; NaN where that leaves no way to go."""
-    return (values - (0.0 if zero is None else values[zero])) / _room(values, zero)
+def _error_of_mean(errors: pd.Series) -> float:
+    return float(np.sqrt((errors**2).sum()) / max(errors.size, 1))
 
 
-def _room(values: pd.Series, zero: str | None) -> float:
-    """From a 0 to the ceiling, of a metric of which less is better if there is one; NaN if the ceiling is no better."""
-    room = values[CEILING] - (0.0 if zero is None else values[zero])
-    return room if (room > 0) == (zero is None) and room != 0 else np.nan
+def _room(values: pd.Series, errors: pd.Series, zero: str | None) -> float:
+    """From a 0 (if there is one, less is better) to the ceiling; NaN unless noise lets that be seen."""
+    errors = errors.fillna(0.0)  # a single split has none
+    at_zero, of_zero = (0.0, 0.0) if zero is None else (values[zero], errors[zero])
+    room = values[CEILING] - at_zero
+    clear = (room if zero is None else -room) > CLEAR_GAP * np.hypot(errors[CEILING], of_zero)
+    return room if clear and room != 0 else np.nan
 
 
 def n_changed(table: pd.DataFrame) -> int:
@@ -95,8 +103,10 @@ def verdict_of(expected: pd.DataFrame, n_changed: int, n_groups: int) -> tuple[s
 
 def verdict_on(own: pd.Series, n_changed: int, n_groups: int) -> str:
     """The verdict on a single method, whatever others can do."""
-    if n_changed < n_groups / 2 or np.isnan(own["share_of_means"]):
+    if n_changed < n_groups / 2:
         return "no effect"
+    if np.isnan(own["share_of_means"]):  # cells change, but no prediction of their means could be seen to be right
+        return "do not use"
     if own["share_of_means"] >= _PREDICTED:
         return "use" if own["share_of_cells"] >= _PREDICTED else "use means only"
     return "use the direction only" if own["direction"] >= _ALIKE else "do not use"

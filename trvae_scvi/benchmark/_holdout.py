@@ -10,7 +10,7 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from trvae_scvi._arguments import check_number
+from trvae_scvi._arguments import check_integer, check_number
 from trvae_scvi.data._columns import check_column
 from trvae_scvi.data._values import get_values
 from trvae_scvi.metrics._matrix import in_memory
@@ -25,6 +25,7 @@ __all__ = [
     "HoldOut",
     "Truth",
     "check_columns",
+    "check_n_hvg",
     "check_two_conditions",
     "highly_variable",
     "hold_out",
@@ -169,10 +170,11 @@ def hold_out(
     KeyError
         If a column or layer is not there.
     TypeError
-        If `control_share` is no number.
+        If `control_share` is no number, or `n_hvg` no integer.
     ValueError
         If a column is incomplete, `control` and `target` are the same, the group has no cell under either condition,
-        fewer than 10 to predict from have a count of the genes chosen, or `control_share` is not from 0 to 0.5.
+        fewer than 10 to predict from have a count of the genes chosen, `n_hvg` is below 2 or above the
+        number of genes, or `control_share` is not from 0 to 0.5.
 
     Examples
     --------
@@ -185,6 +187,7 @@ def hold_out(
     """
     check_columns(adata, group_key, condition_key)
     check_two_conditions(control, target)
+    check_n_hvg(n_hvg, adata)
     check_number("control_share", control_share)
     if not 0 <= control_share <= 0.5:
         msg = f"Expected `control_share` from 0 to 0.5, as many cells are to be predicted from, found {control_share}."
@@ -254,6 +257,16 @@ def other_groups(holdout: HoldOut) -> dict[Hashable, tuple[np.ndarray, np.ndarra
         raise ValueError(msg)
     enough = {name: masks for name, masks in found.items() if min(mask.sum() for mask in masks) >= MIN_CELLS}
     return enough or found
+
+
+def check_n_hvg(n_hvg: int | None, adata: AnnData) -> None:
+    """Check that so many genes can be chosen."""
+    if n_hvg is None:
+        return
+    check_integer("n_hvg", n_hvg, 2)
+    if n_hvg > adata.n_vars:
+        msg = f"Expected `n_hvg` of at most the number of genes ({adata.n_vars}), found {n_hvg}."
+        raise ValueError(msg)
 
 
 def check_columns(adata: AnnData, group_key: str, condition_key: str) -> None:

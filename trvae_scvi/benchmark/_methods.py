@@ -22,7 +22,7 @@ from anndata import AnnData
 from packaging.version import Version
 
 from trvae_scvi._arguments import check_choice
-from trvae_scvi._math._likelihoods import METHODS
+from trvae_scvi._math._likelihoods import LIKELIHOODS, METHODS
 from trvae_scvi.metrics import comparison_matrix
 from trvae_scvi.model._trvae_model import TRVAE
 
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ._holdout import HoldOut
+    from ._target_baselines import TargetHoldOut
 
-__all__ = ["LatentShiftMethod", "PertpyScGenMethod", "SCVIMethod", "TRVAEMethod", "private", "seeded"]
+__all__ = ["LatentShiftMethod", "PertpyScGenMethod", "SCVIMethod", "TRVAEMethod", "TRVAENetwork", "private", "seeded"]
 
 _HALF = "_half"
 _LEAST_PERTPY = Version("1.2")
@@ -54,7 +55,33 @@ class _Network:
 
 
 @dataclass(frozen=True)
-class TRVAEMethod(_Network):
+class TRVAENetwork(_Network):
+    """What the methods that train a :class:`~trvae_scvi.TRVAE` have in common."""
+
+    prediction: Literal["counterfactual", "mean", "sample"] = "counterfactual"
+    setup_kwargs: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_choice("prediction", self.prediction, METHODS)
+        likelihood = LIKELIHOODS.get(self.model_kwargs.get("gene_likelihood", "nb"))
+        if likelihood is not None:  # another one the model refuses itself
+            likelihood().check_method(self.prediction)  # before a training
+
+    def _fit(self, holdout: HoldOut | TargetHoldOut, **more: Any) -> TRVAE:
+        training = private(holdout.training)
+        with seeded(holdout.seed):
+            TRVAE.setup_anndata(
+                training, holdout.condition_key, **{"labels_key": holdout.group_key, **self.setup_kwargs}
+            )
+            return self._trained(TRVAE, training, **more)
+
+    def _predict(self, model: TRVAE, holdout: HoldOut | TargetHoldOut, target: Any) -> AnnData:
+        with seeded(holdout.seed):
+            return model.predict_perturbation(holdout.control, target=target, method=self.prediction, seed=holdout.seed)
+
+
+@dataclass(frozen=True)
+class TRVAEMethod(TRVAENetwork):
     """Train a :class:`~trvae_scvi.TRVAE` without the held-out cells and predict them from the group's control cells.
 
     The group is registered as the label.
@@ -74,7 +101,7 @@ class TRVAEMethod(_Network):
     Raises
     ------
     ValueError
-        If `prediction` is unknown.
+        If `prediction` is unknown, or not for the model's likelihood.
 
     Examples
     --------
@@ -88,31 +115,17 @@ class TRVAEMethod(_Network):
     True
     """
 
-    prediction: Literal["counterfactual", "mean", "sample"] = "counterfactual"
-    setup_kwargs: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-
-    def __post_init__(self) -> None:
-        check_choice("prediction", self.prediction, METHODS)  # before a training
-
     def __call__(self, holdout: HoldOut) -> AnnData:
         """Train and predict; integer counts, or expected counts with ``prediction="mean"``."""
         return self.predict(self.fit(holdout), holdout)
 
     def fit(self, holdout: HoldOut) -> TRVAE:
         """Train on the cells that are not held out."""
-        training = private(holdout.training)
-        with seeded(holdout.seed):
-            TRVAE.setup_anndata(
-                training, holdout.condition_key, **{"labels_key": holdout.group_key, **self.setup_kwargs}
-            )
-            return self._trained(TRVAE, training)
+        return self._fit(holdout)
 
     def predict(self, model: TRVAE, holdout: HoldOut) -> AnnData:
         """Predict the held-out cells with a trained model."""
-        with seeded(holdout.seed):
-            return model.predict_perturbation(
-                holdout.control, target=holdout.target, method=self.prediction, seed=holdout.seed
-            )
+        return self._predict(model, holdout, holdout.target)
 
 
 @dataclass(frozen=True)

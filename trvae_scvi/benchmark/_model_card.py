@@ -254,7 +254,7 @@ def _trust(found: Sequence[Assessment], table: pd.DataFrame | None, method: str)
         keys = _listed(dict.fromkeys(one.group_key for one in found))
         parts += [f"Assessed from other groups ({keys}) that were measured under the target:", _markdown(rows)]
         parts.append("\n".join(f"- {_text(one.group)}: {_text(one.message)}" for one in found))
-    return parts if table is None else [*parts, *_holdouts(table)]
+    return parts if table is None else [*parts, *_holdouts(table, method)]
 
 
 def _verdict(found: Assessment, method: str) -> str:
@@ -267,13 +267,13 @@ def _skill_of(found: Assessment, method: str) -> str:
     return f"{_interval(found.expected.loc[method])}, {found.level:.0%}"
 
 
-def _holdouts(table: pd.DataFrame) -> list[str]:
+def _holdouts(table: pd.DataFrame, method: str) -> list[str]:
     """The skill of every method on groups that were measured."""
     summary = summarize(table)
     n, n_empty = len(table[["group", "target"]].drop_duplicates()), int(summary["n_without_room"].iloc[0])
     rows = [
         {
-            "method": row["method"],
+            "method": f"{row['method']} (of this kind)" if row["method"] == method else row["method"],
             "headline skill": "undefined" if n_empty == n else _interval(row),
             "above every trivial prediction": f"{row['above_trivial']:.0%}",
         }
@@ -288,7 +288,9 @@ def _holdouts(table: pd.DataFrame) -> list[str]:
 def _interval(row: pd.Series) -> str:
     # + 0.0: no "-0.00"
     skill, lower, upper = (round(float(row[name]), 2) + 0.0 for name in ("skill", "lower", "upper"))
-    return "undefined" if np.isnan(skill) else f"{skill:.2f} ({lower:.2f} to {upper:.2f})"
+    if np.isnan(skill):
+        return "undefined"
+    return f"{skill:.2f}" if np.isnan(lower) else f"{skill:.2f} ({lower:.2f} to {upper:.2f})"
 
 
 def _excluded(found: Sequence[Assessment], method: str) -> list[str]:

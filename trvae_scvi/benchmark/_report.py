@@ -61,9 +61,10 @@ skill of 0 is as good as the best of three trivial predictions in that metric (n
 their average change added to the control cells), so that none of them is above 0; 1 is as good as a perfect prediction:
 one half of the real cells in the place of the prediction, scored against the other half as predictions are. Changes are
 against control cells that were set aside, which no method saw. The headline skill of a hold-out is the lower of two
-parts, the mean response and the distribution of cells; here it is averaged over groups, with an interval of 90 % for
-other groups and cells of this kind; a number after ± is the standard error that the numbers of cells leave. The rank is that of the own real mean
-among those of all targets, by distance from the prediction: 1 is the nearest, and 0.5 chance if all have as many cells.
+parts, the mean response and the distribution of cells; here it is averaged over groups, with an interval of 90 % of
+the mean over all groups of this kind; a number after ± is the standard error that the numbers of cells leave. The rank
+is that of the own real mean among those of all targets, by distance from the prediction: 1 is the nearest, and 0.5
+chance if all have as many cells.
 """
 _HEADLINE = {
     "skill": "headline skill",
@@ -149,7 +150,8 @@ def _page(title: str, body: str) -> str:
 def _headline(summary: pd.DataFrame) -> pd.DataFrame:
     """One line a method."""
     shown = summary.set_index("method")
-    shown["interval"] = [f"{_number(low)} to {_number(high)}" for low, high in shown[["lower", "upper"]].to_numpy()]
+    bounds = shown[["lower", "upper"]].to_numpy()
+    shown["interval"] = [f"{_number(low)} to {_number(high)}" if low <= high else _UNDEFINED for low, high in bounds]
     for name in ("skill", "mean_response", "distribution", "rank"):
         shown[name] = shown[name].map(_number)
     shown["above_trivial"] = shown["above_trivial"].map("{:.0%}".format) + " of " + shown["n_holdouts"].astype(str)

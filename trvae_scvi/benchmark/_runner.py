@@ -21,7 +21,7 @@ from trvae_scvi.metrics._scorer import DEFAULT_METRICS
 
 from ._baseline_methods import BASELINES
 from ._comparison import CEILING, Job, compute, with_skill
-from ._holdout import only_values
+from ._holdout import check_n_hvg, only_values
 from ._methods import TRVAEMethod
 from ._pairs import some_pairs
 from ._parts import Part, PartStore, data_fingerprint, describe_method
@@ -29,13 +29,13 @@ from ._report import write_report
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from anndata import AnnData
 
     from ._baseline_methods import Method
 
-__all__ = ["Run", "check_numbers", "check_values", "held_out", "leave_one_group_out"]
+__all__ = ["Run", "check_methods", "check_numbers", "check_values", "held_out", "leave_one_group_out"]
 
 _KEYS = ["group", "target", "seed", "method", "genes", "metric"]
 _COLUMNS = [*_KEYS, "value", "std", "skill", "skill_std", "note", "effect_p", "seconds"]
@@ -211,7 +211,7 @@ def held_out(
     progress_bar: bool,
 ) -> Run:
     """Hold groups out; the arguments are those of :func:`leave_one_group_out`."""
-    methods = _checked_methods(methods)
+    methods = check_methods({"trVAE": TRVAEMethod()} if methods is None else methods, BASELINES)
     check_numbers(adata, seeds, n_hvg, n_top_genes, metrics)
     columns = {"group_key": group_key, "condition_key": condition_key, "control": control}
     pairs, skipped = some_pairs(adata, **columns, groups=groups, targets=targets)
@@ -268,9 +268,8 @@ def _write(table: pd.DataFrame, out: Path) -> None:
     write_report(table, out / "report.html")
 
 
-def _checked_methods(methods: Mapping[str, Method] | None) -> dict[str, Method]:
-    if methods is None:
-        return {"trVAE": TRVAEMethod()}
+def check_methods(methods: Mapping[str, Any], baselines: Iterable[str]) -> dict[str, Any]:
+    """Check that methods are callables under names of their own, before one of them is run."""
     if not isinstance(methods, Mapping):
         msg = f"Expected `methods` to map names to callables, found {methods!r}."
         raise TypeError(msg)
@@ -278,7 +277,7 @@ def _checked_methods(methods: Mapping[str, Method] | None) -> dict[str, Method]:
         if not isinstance(name, str) or not callable(method):
             msg = f"Expected `methods` to map names to callables, found {name!r}: {method!r}."
             raise TypeError(msg)
-        if name in (*BASELINES, CEILING):
+        if name in (*baselines, CEILING):
             msg = f"Expected names of `methods` other than those of the baselines, found {name!r}. Choose another."
             raise ValueError(msg)
     return dict(methods)
@@ -300,11 +299,7 @@ def check_numbers(
     for metric in metrics:
         check_choice("metrics", metric, METRICS)
     check_integer("n_top_genes", n_top_genes, 1)
-    if n_hvg is not None:
-        check_integer("n_hvg", n_hvg, 2)
-        if n_hvg > adata.n_vars:
-            msg = f"Expected `n_hvg` of at most the number of genes ({adata.n_vars}), found {n_hvg}."
-            raise ValueError(msg)
+    check_n_hvg(n_hvg, adata)
 
 
 def check_values(cells: AnnData, counts: bool) -> None:

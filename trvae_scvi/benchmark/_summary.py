@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri, stdtrit
 
-from trvae_scvi._arguments import check_integer, check_number
+from trvae_scvi._arguments import check_number
 from trvae_scvi.metrics import HIGHER_IS_BETTER, SKILL_METRICS
 
-from ._comparison import CEILING, TRIVIAL
+from ._comparison import CEILING, TRIVIAL, trivial_in
 
 __all__ = ["holdout_skills", "metric_ranges", "summarize"]
 
@@ -18,22 +18,17 @@ _HOLDOUT = ["group", "target"]
 _MORE = 0.01
 
 
-def summarize(table: pd.DataFrame, *, level: float = 0.9, n_bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
+def summarize(table: pd.DataFrame, *, level: float = 0.9) -> pd.DataFrame:
     """One line a method: its headline skill over all hold-outs, and how uncertain that is.
 
     Parameters
     ----------
     table
-        What :func:`~trvae_scvi.benchmark.leave_one_group_out` returns.
+        What :func:`~trvae_scvi.benchmark.leave_one_group_out` returns, or
+        :func:`~trvae_scvi.benchmark.leave_one_target_out`: what is said here of groups then holds for targets, and the
+        other way round.
     level
         Probability of the interval.
-    n_bootstrap
-        Number of replicates: groups are drawn with replacement, the same ones for all methods, and every skill is moved
-        by what the numbers of its cells leave open. As few groups vary less in a bootstrap than their mean does, what
-        drawing them does to it is widened such that normally distributed groups get Student's t interval (after
-        Hesterberg 2015, doi:10.1080/00031305.2015.1089789, who widens the level instead of the deviations).
-    seed
-        Seeds them.
 
     Returns
     -------
@@ -45,18 +40,20 @@ def summarize(table: pd.DataFrame, *, level: float = 0.9, n_bootstrap: int = 100
         Mean over the groups of its :func:`~trvae_scvi.metrics.headline_skill`, over targets and seeds first. Where it
         has no value, for lack of room above the trivial predictions, it counts as 0: as good as these.
     ``lower``, ``upper``
-        The interval: where the mean over other groups, and other cells, of this kind may lie. With one group it is for
-        other cells alone.
+        The interval of the mean over all groups of this kind: Student's t, from how far these differ; no narrower than
+        what the numbers of their cells leave open, which is all there is with a single group. Cut off at -1 and 1. NaN
+        where fewer than two of several groups have room above the trivial predictions. For one more group, rather than
+        the mean of many, see :func:`~trvae_scvi.benchmark.assess`.
     ``mean_response``, ``distribution``
         The two parts, of which the headline skill of a hold-out is the lower one, averaged in the same way.
     ``rank``
         Mean :func:`~trvae_scvi.metrics.discrimination` on all genes, 0.5 without any; NaN with fewer than 3 targets.
     ``above_trivial``
         Share of hold-outs and seeds in which its headline skill is above that of every trivial prediction, by more than
-        0.01. These are below 0 themselves, as no single one of them is the best in every metric.
+        0.01; not without a skill. These are below 0 themselves, as no single one is the best in every metric.
     ``n_holdouts``, ``n_without_room``
-        Number of hold-outs, and of those in which the noise ceiling itself has no skill: nothing could be seen to be
-        better than the best trivial prediction.
+        Number of hold-outs, and of those in which the noise ceiling itself has no skill above 0: nothing could be seen
+        to be better than the best trivial prediction.
 
     Raises
     ------
@@ -78,20 +75,21 @@ def summarize(table: pd.DataFrame, *, level: float = 0.9, n_bootstrap: int = 100
     (1.0, True)
     """
     check_number("level", level, positive=True, below=1.0)
-    check_integer("n_bootstrap", n_bootstrap, 2)
     skills = holdout_skills(table)
     counted = ["skill", *_columns(), "skill_std"]
-    skills[counted] = skills[counted].where(skills["skill"].notna(), 0.0).fillna(dict.fromkeys(_columns(), 0.0))
-    trivial = skills[skills["method"].isin(TRIVIAL)].groupby(_HOLDOUT, sort=False)["skill"].max()
+    skills["has_room"] = skills["skill"].notna()
+    skills[counted] = skills[counted].where(skills["has_room"], 0.0).fillna(dict.fromkeys(_columns(), 0.0))
+    trivial_names = trivial_in(table)
+    trivial = skills[skills["method"].isin(trivial_names)].groupby(_HOLDOUT, sort=False)["skill"].max()
+    unit = "group" if trivial_names is TRIVIAL else "target"  # of which there may be others
     best = skills.join(trivial.rename("best"), on=_HOLDOUT)["best"]
-    skills["above_trivial"] = (skills["skill"] > best + _MORE).astype(float)
+    skills["above_trivial"] = (skills["has_room"] & (skills["skill"] > best + _MORE)).astype(float)
     ranks = table[(table["metric"] == "discrimination") & (table["genes"] == "all")]
-    by_group = skills.groupby(["method", "group"], sort=False, observed=True)
-    columns = ["skill", *_columns()]
-    means = by_group[columns].mean().groupby("method", sort=False)[columns].mean()
-    tail = (1 - level) / 2
-    drawn = _replicates(skills, n_bootstrap, tail, np.random.default_rng(seed))
-    bounds = drawn.quantile([tail, 1 - tail], axis=1).T.set_axis(["lower", "upper"], axis=1)
+    columns = ["skill", *_columns(), "skill_std", "has_room"]
+    # errors of the numbers of cells, which the seeds of one hold-out share and its targets in part: taken as shared
+    by_unit = skills.groupby(["method", unit], sort=False, observed=True)[columns].mean()
+    means = by_unit.groupby("method", sort=False).mean()
+    bounds = _bounds(by_unit, level)
     summary = means[["skill"]].join(bounds).join(means[_columns()])
     # what was not computed is not 0
     absent = [
@@ -105,7 +103,7 @@ def summarize(table: pd.DataFrame, *, level: float = 0.9, n_bootstrap: int = 100
     summary["rank"] = ranks.groupby("method", sort=False)["value"].mean().reindex(summary.index)
     summary["above_trivial"] = skills.groupby("method", sort=False)["above_trivial"].mean()
     ceiling = holdout_skills(table[table["method"] == CEILING])
-    summary["n_without_room"] = int(ceiling["skill"].isna().sum())
+    summary["n_without_room"] = int((~(ceiling["skill"] > 0)).sum())
     summary["n_holdouts"] = skills.drop_duplicates(["method", *_HOLDOUT]).groupby("method", sort=False).size()
     return summary.reset_index()
 
@@ -171,14 +169,15 @@ def metric_ranges(table: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     table
-        What :func:`~trvae_scvi.benchmark.leave_one_group_out` returns.
+        What :func:`~trvae_scvi.benchmark.leave_one_group_out` or
+        :func:`~trvae_scvi.benchmark.leave_one_target_out` returns.
 
     Returns
     -------
     One row per set of genes and metric with the columns `genes`, `metric`, then means over the hold-outs:
 
     ``no_change``, ``mean_shift``, ``ceiling``
-        Their scores.
+        Their scores; where conditions were hidden, the mean response's in the place of the mean shift's.
     ``range``
         Distance of no change from the ceiling in standard errors of that distance, median over the hold-outs: below 2
         the metric sees no effect.
@@ -207,18 +206,19 @@ def metric_ranges(table: pd.DataFrame) -> pd.DataFrame:
     if missing or table.empty:
         msg = f"Expected a table of `leave_one_group_out`, found {len(table)} rows without the columns {missing}."
         raise (KeyError if missing else ValueError)(msg)
-    kept = table[table["method"].isin([*TRIVIAL, CEILING])]
+    trivial = list(trivial_in(table))
+    kept = table[table["method"].isin([*trivial, CEILING])]
     wide = kept.pivot_table(index=keys, columns="method", values=["value", "std"], sort=False, dropna=False)
     value, std = wide["value"], wide["std"]
     sign = np.where(value.index.get_level_values("metric").map(HIGHER_IS_BETTER), 1.0, -1.0)
     whole = sign * (value[CEILING] - value["no change"])
-    best = value[list(TRIVIAL)].mul(sign, axis=0).max(axis=1)
+    best = value[trivial].mul(sign, axis=0).max(axis=1)
     reach = (whole / np.hypot(std[CEILING], std["no change"])).replace([np.inf, -np.inf], np.nan)
     covered = ((best - sign * value["no change"]) / whole).where(reach >= 2)
     frame = pd.DataFrame(
         {
             "no_change": value["no change"],
-            "mean_shift": value["mean shift"],
+            "mean_shift": value[trivial[-1]],
             "ceiling": value[CEILING],
             "range": reach,
             "saturation": covered,
@@ -249,29 +249,13 @@ def _clipped_error(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     return np.where(std > 0, np.sqrt(np.maximum(second - first**2, 0.0)), std)
 
 
-def _replicates(skills: pd.DataFrame, n_replicates: int, tail: float, rng: np.random.Generator) -> pd.DataFrame:
-    """Bootstrap the mean over groups: methods x replicates."""
-    keys = ["method", "group"]
-    means = skills.groupby(keys, sort=False, observed=True)["skill"].mean().unstack("group")
-    # errors of the numbers of cells, which the seeds of one hold-out share and its targets in part: taken as shared
-    errors = skills.groupby(keys, sort=False, observed=True)["skill_std"].mean().unstack("group").reindex_like(means)
-    means = means.reindex(skills["method"].unique())
-    value, error = means.to_numpy(), errors.reindex(means.index).fillna(0.0).to_numpy()
-    middle = np.nanmean(value, axis=1)
-    widened = _student_factor((~np.isnan(value)).sum(axis=1), tail)
-    drawn = {}
-    for replicate in range(n_replicates):
-        which = rng.integers(value.shape[1], size=value.shape[1])
-        noise = rng.standard_normal(value.shape[1])
-        moved = np.clip(value[:, which] + error[:, which] * noise, -1, 1)
-        of_groups = np.nanmean(value[:, which], axis=1)
-        replaced = middle + widened * (of_groups - middle) + np.nanmean(moved, axis=1) - of_groups
-        drawn[replicate] = np.clip(replaced, -1, 1)
-    return pd.DataFrame(drawn, index=means.index)
-
-
-def _student_factor(n: np.ndarray, tail: float) -> np.ndarray:
-    """How much further Student's t quantile of the mean of n is than the normal one of its bootstrap; 1 for one."""
-    several = np.maximum(n, 2)
-    factor = np.sqrt(several / (several - 1)) * stdtrit(several - 1, 1 - tail) / ndtri(1 - tail)
-    return np.where(n > 1, factor, 1.0)
+def _bounds(by_unit: pd.DataFrame, level: float) -> pd.DataFrame:
+    """Ends of the interval of every method's mean over units, of which there is one row each."""
+    by_method = by_unit.groupby("method", sort=False)
+    n, tail = by_method.size(), (1 + level) / 2
+    of_units = stdtrit(np.maximum(n - 1, 1), tail) * by_method["skill"].std(ddof=1) / np.sqrt(n)
+    of_cells = ndtri(tail) * np.sqrt((by_unit["skill_std"] ** 2).groupby("method", sort=False).sum()) / n
+    half = np.fmax(of_units, of_cells)  # the units differ by their cells, too: both together would count these twice
+    half = half.where((by_unit["has_room"] > 0).groupby("method", sort=False).sum() >= np.minimum(n, 2))
+    mean = by_method["skill"].mean()
+    return pd.DataFrame({"lower": (mean - half).clip(-1, 1), "upper": (mean + half).clip(-1, 1)})

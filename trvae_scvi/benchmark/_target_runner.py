@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from joblib import Parallel, delayed
 from scvi.utils import track
 
@@ -15,63 +17,57 @@ from trvae_scvi._arguments import check_integer
 from trvae_scvi.data._columns import check_column
 from trvae_scvi.data._condition_features import ConditionFeatures
 from trvae_scvi.metrics import comparison_matrix, skill
+from trvae_scvi.metrics._anndata import check_same_genes
+from trvae_scvi.metrics._matrix import as_matrix
 from trvae_scvi.metrics._scorer import DEFAULT_METRICS, Scorer
-from trvae_scvi.model._trvae_model import TRVAE
 from trvae_scvi.predict._request import as_list
 
-from ._comparison import CEILING
+from ._comparison import CEILING, TARGET_TRIVIAL
 from ._holdout import MIN_CELLS, in_order, only_values, set_aside
-from ._methods import private, seeded
-from ._runner import check_numbers, check_values
+from ._methods import TRVAENetwork
+from ._runner import check_methods, check_numbers, check_values
 from ._target_baselines import TARGET_BASELINES, TargetHoldOut, changes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from anndata import AnnData
-
 __all__ = ["TRVAETargetMethod", "leave_one_target_out"]
 
-#: The best of these has a skill of 0.
-TRIVIAL = ("no change", "mean response")
 _COLUMNS = ["group", "target", "seed", "method", "genes", "metric", "value", "std", "skill", "skill_std", "note"]
 _ALL = "all"
+_SHOWN = 10
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TRVAETargetMethod:
+class TRVAETargetMethod(TRVAENetwork):
     """Train a :class:`~trvae_scvi.TRVAE` with descriptions, without the targets, and predict these.
 
     Groups are registered as labels.
 
     Parameters
     ----------
-    model_kwargs
-        Arguments of :class:`~trvae_scvi.TRVAE`.
-    train_kwargs
-        Arguments of :meth:`~trvae_scvi.TRVAE.train`.
+    model_kwargs, train_kwargs, prediction, setup_kwargs
+        As for :class:`~trvae_scvi.benchmark.TRVAEMethod`.
+
+    Raises
+    ------
+    ValueError
+        If `prediction` is unknown, or not for the model's likelihood.
 
     Examples
     --------
     >>> import trvae_scvi as tv
-    >>> tv.benchmark.TRVAETargetMethod(train_kwargs={"max_epochs": 5})
-    TRVAETargetMethod(model_kwargs={}, train_kwargs={'max_epochs': 5})
+    >>> method = tv.benchmark.TRVAETargetMethod(train_kwargs={"max_epochs": 5})
+    >>> method.train_kwargs
+    {'max_epochs': 5}
     """
-
-    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    train_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, holdout: TargetHoldOut) -> dict[Any, AnnData]:
         """Train and predict the control cells under every target."""
-        training = private(holdout.training)
-        with seeded(holdout.seed):
-            TRVAE.setup_anndata(training, holdout.condition_key, labels_key=holdout.group_key)
-            model = TRVAE(training, condition_features=holdout.features, **self.model_kwargs)
-            model.train(**{"enable_progress_bar": False, **self.train_kwargs})
-            return {
-                target: model.predict_perturbation(holdout.control, target=target, seed=holdout.seed)
-                for target in holdout.targets
-            }
+        model = self._fit(holdout, condition_features=holdout.features)
+        return {target: self._predict(model, holdout, target) for target in holdout.targets}
 
 
 def leave_one_target_out(
@@ -117,6 +113,8 @@ def leave_one_target_out(
         many trainings as there are targets.
     group_key
         Column of `obs` with groups of cells (cell types, species ...), each scored apart. `None`: all cells together.
+        Where a group has fewer than 10 cells under a target, or no control cell to predict from, the two are skipped
+        with a warning.
     seeds
         Every method is run with each of them.
     layer
@@ -136,7 +134,8 @@ def leave_one_target_out(
     -------
     One row per group, target, seed, method, gene set and metric with the columns `group` ("all" without groups),
     `target`, `seed`, `method`, `genes`, `metric`, `value`, `std`, `skill`, `skill_std` and `note`, as in
-    :func:`~trvae_scvi.benchmark.leave_one_group_out`, whose summaries take it; 0 is the better of no change and of the
+    :func:`~trvae_scvi.benchmark.leave_one_group_out`, whose summaries take it; ``attrs["skipped"]`` lists what was
+    skipped. 0 is the better of no change and of the
     measured conditions' mean response. Beside the methods there are `TARGET_BASELINES`: the mean of the three nearest
     descriptions, the linear fit of smallest norm (which adds up factors of combinations), a ridge regression and, for
     doses, linear interpolation.
@@ -149,8 +148,9 @@ def leave_one_target_out(
         If an argument has the wrong type.
     ValueError
         If the table lacks a condition or describes the control by anything but 0, values are no counts, a target is
-        unknown or there twice, `n_folds` is less than 2, fewer than two conditions beside the control would be left, or
-        a method predicts other cells or targets than it is asked for.
+        unknown or there twice, a method has the name of a baseline, `n_folds` is less than 2, fewer than two conditions
+        beside the control would be left, nothing can be scored, or a method predicts other cells, genes or targets than
+        it is asked for, or values that are not finite.
 
     Examples
     --------
@@ -168,7 +168,7 @@ def leave_one_target_out(
     >>> table["method"].unique().tolist()
     ['short', 'no change', 'mean response', 'nearest conditions', 'linear', 'ridge', 'interpolation', 'noise ceiling']
     """
-    methods = {"trVAE": TRVAETargetMethod()} if methods is None else dict(methods)
+    methods = check_methods({"trVAE": TRVAETargetMethod()} if methods is None else methods, TARGET_BASELINES)
     check_numbers(adata, seeds, None, n_top_genes, metrics)
     cells = only_values(adata, layer)
     check_values(cells, counts)
@@ -177,13 +177,55 @@ def leave_one_target_out(
     folds = _folds(cells, condition_features, condition_key, control, targets, n_folds)
     scoring = {"n_top_genes": n_top_genes, "metrics": list(metrics)}
     keys = {"condition_key": condition_key, "group_key": group_key, "source": control, "counts": counts}
+    sides = _Sides.of(cells, keys)
+    skipped = sides.to_skip([name for fold in folds for name in fold])
     jobs = [
-        delayed(_run)(cells, condition_features, fold, methods, [int(seed) for seed in seeds], keys, scoring)
+        delayed(_run)(cells, sides, condition_features, fold, methods, [int(seed) for seed in seeds], keys, scoring)
         for fold in folds
     ]
     results = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
     shown = track(results, description="Holding out", total=len(jobs), disable=not progress_bar)
-    return pd.concat(shown, ignore_index=True)
+    table = pd.concat(shown, ignore_index=True)
+    table.attrs["skipped"] = skipped
+    return table
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Rows that are the same whatever is hidden."""
+
+    condition: np.ndarray
+    group: np.ndarray
+    of_control: np.ndarray
+    aside: np.ndarray  # control cells that real changes are measured against
+
+    @classmethod
+    def of(cls, cells: AnnData, keys: Mapping[str, Any]) -> _Sides:
+        condition = cells.obs[keys["condition_key"]].to_numpy()
+        of_control = condition == keys["source"]
+        group = np.full(cells.n_obs, _ALL) if keys["group_key"] is None else cells.obs[keys["group_key"]].to_numpy()
+        aside = np.zeros(cells.n_obs, dtype=bool)
+        for name in pd.unique(group):
+            aside |= set_aside(of_control & (group == name), 0.3, 0)
+        return cls(condition, group, of_control, aside)
+
+    def can_score(self, group: Hashable, target: Hashable) -> bool:
+        """Whether there are cells to be predicted, and others to predict them from."""
+        own = self.group == group
+        return (own & (self.condition == target)).sum() >= MIN_CELLS and (own & self.of_control & ~self.aside).any()
+
+    def to_skip(self, targets: Sequence[Any]) -> list[dict[str, Any]]:
+        """Warn of groups that have no score under a target, raise a ValueError if none has any."""
+        pairs = [(group, target) for group in pd.unique(self.group) for target in targets]
+        reason = f"fewer than {MIN_CELLS} cells, or no control cell"
+        found = [{"group": a, "target": b, "reason": reason} for a, b in pairs if not self.can_score(a, b)]
+        lines = ", ".join(f"{row['group']} under {row['target']}" for row in found[:_SHOWN])
+        if len(found) == len(pairs):
+            msg = f"Expected a group with {MIN_CELLS} cells under a target and a control cell, found none ({lines})."
+            raise ValueError(msg)
+        if found:
+            logger.warning("Skipped %d of %d scores, for %s: %s.", len(found), len(pairs), reason, lines)
+        return found
 
 
 def _folds(
@@ -225,6 +267,7 @@ def _folds(
 
 def _run(
     cells: AnnData,
+    sides: _Sides,
     table: pd.DataFrame,
     fold: list[Any],
     methods: Mapping[str, Any],
@@ -233,15 +276,9 @@ def _run(
     scoring: Mapping[str, Any],
 ) -> pd.DataFrame:
     """Hide the conditions of one fold, run all methods, and score them in every group."""
-    condition = cells.obs[keys["condition_key"]]
-    of_control = (condition == keys["source"]).to_numpy()
-    group = np.full(cells.n_obs, _ALL) if keys["group_key"] is None else cells.obs[keys["group_key"]].to_numpy()
-    aside = np.zeros(cells.n_obs, dtype=bool)
-    for name in pd.unique(group):
-        aside |= set_aside(of_control & (group == name), 0.3, 0)
-    hidden = condition.isin(fold).to_numpy()
-    seen = ~hidden & ~aside
-    training, control = cells[seen].copy(), cells[seen & of_control].copy()
+    hidden = np.isin(sides.condition, fold)
+    seen = ~hidden & ~sides.aside
+    training, control = cells[seen].copy(), cells[seen & sides.of_control].copy()
     predictions = {}
     for name, method in methods.items():
         for seed in seeds:
@@ -251,14 +288,12 @@ def _run(
             predictions[name, seed] = _checked(name, method(given), fold, control)
     given = TargetHoldOut(training, control, features=table, targets=list(fold), **keys)
     frames = []
-    for name in pd.unique(group):
-        rows = group == name
-        apart = cells[aside & rows]
-        for target in fold:
-            real = cells[hidden & rows & (condition == target).to_numpy()]
-            if real.n_obs >= MIN_CELLS and (rows & seen & of_control).any():
-                split = rows[seen], rows[seen & of_control], real, apart
-                frames.append(_scored(given, predictions, target, *split, seeds[0], scoring).assign(group=name))
+    for name in pd.unique(sides.group):
+        rows = sides.group == name
+        for target in (target for target in fold if sides.can_score(name, target)):
+            real, apart = cells[rows & (sides.condition == target)], cells[sides.aside & rows]
+            split = rows[seen], rows[seen & sides.of_control], real, apart
+            frames.append(_scored(given, predictions, target, *split, seeds[0], scoring).assign(group=name))
     return pd.concat(frames, ignore_index=True)[_COLUMNS] if frames else pd.DataFrame(columns=_COLUMNS)
 
 
@@ -269,6 +304,13 @@ def _checked(name: str, predicted: Any, fold: Sequence[Any], control: AnnData) -
         msg = f"Expected {name!r} to give predicted cells for each of {list(fold)}, found {found}."
         raise ValueError(msg)
     for target in fold:
+        if isinstance(predicted[target], AnnData):
+            check_same_genes(control=control, prediction=predicted[target])
+        elif isinstance(predicted[target], np.ndarray):
+            as_matrix(predicted[target], "prediction")
+        else:
+            msg = f"Expected {name!r} to predict an AnnData or an array, found {type(predicted[target]).__name__}."
+            raise TypeError(msg)
         if predicted[target].shape != control.shape:
             msg = f"Expected {name!r} to predict {control.shape} cells and genes, found {predicted[target].shape}."
             raise ValueError(msg)
@@ -321,13 +363,15 @@ def _scored(
         else:
             table = scorer.score(moved)
         frames.append(table.assign(method=name, seed=first_seed))
-        if name in TRIVIAL:
+        if name in TARGET_TRIVIAL:
             of_trivial.append(table)
     ceiling = scorer.ceiling()
     frames.append(ceiling.assign(method=CEILING, seed=first_seed))
     scored = []
     for frame in frames:
         skills = skill(frame, reference=of_trivial, ceiling=ceiling)
+        if frame["value"].isna().all():  # nothing was predicted, which is no failure
+            skills[["skill", "skill_std"]] = np.nan
         notes = frame["note"].where(frame["note"] != "", skills["note"].to_numpy())
         scored.append(
             frame.assign(skill=skills["skill"].to_numpy(), skill_std=skills["skill_std"].to_numpy(), note=notes)

@@ -62,7 +62,7 @@ def write_all(table: pd.DataFrame, out: Path) -> None:
     for column in ("skill", "90 % interval", "above every trivial prediction"):
         shown.add_column(column, justify="right")
     for row in summarize(table).itertuples():
-        interval = f"{_skill(row.lower)} to {_skill(row.upper)}"
+        interval = f"{_skill(row.lower)} to {_skill(row.upper)}" if row.lower <= row.upper else "undefined"
         shown.add_row(str(row.method), _skill(row.skill), interval, f"{row.above_trivial:.0%} of {row.n_holdouts}")
     console.print(shown)
     say(f"Scores of every cell type and a report are in {out}{os.sep}")

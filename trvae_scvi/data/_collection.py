@@ -19,7 +19,7 @@ from pandas.api.types import union_categoricals
 from trvae_scvi._compat import collection_attributes
 from trvae_scvi._math._summaries import ValueSummary
 
-from ._columns import check_column, check_covariates
+from ._columns import MIN_CELLS_TO_LEARN, check_column, check_condition, check_covariates
 from ._values import summarize_values
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "backed",
     "build_collection",
+    "check_conditions",
     "open_collection",
     "place_in",
     "read_categorical",
@@ -99,6 +100,8 @@ def build_collection(
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part in the Zarr format 3")
         sources = {file: _open_file(file, stack) for file in files}
         parts, summary = _checked_parts(sources, place, arguments)
+        key = arguments["condition_key"]
+        check_conditions(pd.Categorical(np.concatenate([part.obs[key].astype(object) for part in parts.values()])), key)
         n_bytes = sum(_size(source[place]) for source in sources.values())
         cells_in_memory = int(_BLOCK_BYTES * sum(part.n_obs for part in parts.values()) / n_bytes)
         mark: dict[str, Any] = {_MARK: {"layer": arguments["layer"], "values": list(summary)}}
@@ -111,6 +114,13 @@ def build_collection(
             shuffle=shuffle,
             rng=np.random.default_rng(seed),
         )
+
+
+def check_conditions(condition: pd.Categorical, key: str) -> None:
+    """The checks of a set-up, on no more cells than they need."""
+    few = np.repeat(condition.categories, np.minimum(np.bincount(condition.codes), MIN_CELLS_TO_LEARN))
+    obs = pd.DataFrame({key: few}, index=[str(i) for i in range(len(few))])
+    check_condition(AnnData(obs=obs), key, new_data=True)
 
 
 def _check_target(path: str, *, rebuild: bool) -> None:

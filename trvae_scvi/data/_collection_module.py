@@ -9,16 +9,23 @@ import pandas as pd
 import torch
 from annbatch import DatasetCollection, Loader
 from annbatch.samplers import SequentialSampler
-from anndata import AnnData
 from lightning.pytorch import LightningDataModule
 from scvi import REGISTRY_KEYS
 
 from trvae_scvi._arguments import check_integer
 from trvae_scvi._seeds import current_seed
 
-from ._collection import backed, place_in, read_categorical, read_numbers, read_var_names, value_summary
+from ._collection import (
+    backed,
+    check_conditions,
+    place_in,
+    read_categorical,
+    read_numbers,
+    read_var_names,
+    value_summary,
+)
 from ._collection_batches import Minibatches, RunSampler, fast_decompression
-from ._columns import MIN_CELLS_TO_LEARN, categorical_columns, check_condition
+from ._columns import categorical_columns
 from ._designs import warn_of_columns
 from ._registry import make_registry
 from ._sampler import divided
@@ -71,7 +78,7 @@ class CollectionDataModule(LightningDataModule):
         self._groups, self._place = list(collection), place_in(collection, arguments["layer"])
         columns = {key: read_categorical(self._groups, key) for key in categorical_columns(arguments)}
         condition = columns[arguments["condition_key"]]
-        _check_conditions(condition, arguments["condition_key"])
+        check_conditions(condition, arguments["condition_key"])
         warn_of_columns(pd.DataFrame(columns), arguments)
         self.n_obs = len(condition)
         self._conditions = condition.categories.to_numpy()
@@ -199,13 +206,6 @@ class CollectionDataModule(LightningDataModule):
             for group in self._groups:
                 loader.add_dataset(backed(group[self._place]))
         return loader
-
-
-def _check_conditions(condition: pd.Categorical, key: str) -> None:
-    """The checks of a set-up, on no more cells than they need."""
-    few = np.repeat(condition.categories, np.minimum(np.bincount(condition.codes), MIN_CELLS_TO_LEARN))
-    obs = pd.DataFrame({key: few}, index=[str(i) for i in range(len(few))])
-    check_condition(AnnData(obs=obs), key, new_data=True)
 
 
 def _codes(columns: dict[str, pd.Categorical], arguments: dict[str, Any], groups: Sequence[Any]) -> dict[str, Any]:

@@ -13,12 +13,14 @@ import pandas as pd
 
 from ._scorer import HIGHER_IS_BETTER, METRICS, SKILL_METRICS
 
-__all__ = ["headline_skill", "skill"]
+__all__ = ["CLEAR_GAP", "headline_skill", "skill"]
 
 _KEYS = ["genes", "metric"]
+# of which one that is constant over genes has no value
+_CORRELATIONS = frozenset(metric for metric in METRICS if "pearson" in metric)
 _JUDGED = {metric for metrics in SKILL_METRICS.values() for metric in metrics}
-# Closer together than so many standard errors, ceiling and reference are not told apart.
-_CLEAR_GAP = 2.0
+#: Closer together than so many standard errors, ceiling and reference are not told apart.
+CLEAR_GAP = 2.0
 _NO_ROOM = "no room above the best trivial prediction that noise would let be seen"
 
 
@@ -33,7 +35,8 @@ def skill(
     Where ceiling and reference are less than two standard errors of their difference apart there is no room to see that
     anything is better than the reference: a skill would be one noise divided by another, and has no value. What is
     worse than the reference by more than two standard errors fails there all the same, and has a skill of -1: else a
-    prediction that fails a metric would be spared it wherever a trivial one is as good as can be.
+    prediction that fails a metric would be spared it wherever a trivial one is as good as can be. Not where the ceiling
+    fails as well.
 
     Parameters
     ----------
@@ -53,8 +56,9 @@ def skill(
     ``genes``, ``metric``
         As in `scores`.
     ``skill``
-        NaN where there is no room, or the reference or the ceiling has no value. Where only the prediction has none it
-        is constant over genes, and counts as a correlation of 0: else it would be spared the metric that it fails.
+        NaN where there is no room, or the reference or the ceiling has no value. Where only the prediction has
+        none of a Pearson correlation it is constant over genes, and counts as a correlation of 0: else it would be
+        spared the metric that it fails.
     ``skill_std``
         Standard error of the skill that the numbers of cells leave, from the `std` of the three scores as if these were
         independent; they share the real cells, which makes it rather too large than too small. 0 without room.
@@ -85,13 +89,14 @@ def skill(
     higher = own.index.get_level_values("metric").map(HIGHER_IS_BETTER).to_numpy(dtype=bool)
     best = _best(of_references, np.where(higher, 1.0, -1.0))
     value, top, bottom = (frame["value"].to_numpy() for frame in (own, of_ceiling, best))
-    value = np.where(np.isnan(value) & higher, 0.0, value)
+    constant = np.array([name in _CORRELATIONS for name in own.index.get_level_values("metric")], dtype=bool)
+    value = np.where(np.isnan(value) & constant, 0.0, value)
     # a single split has no standard deviation, and hides nothing
     error, of_top, of_bottom = (np.nan_to_num(frame["std"].to_numpy()) for frame in (own, of_ceiling, best))
     gain, gap = (np.where(higher, of - bottom, bottom - of) for of in (value, top))
-    least = np.maximum(_CLEAR_GAP * np.hypot(of_top, of_bottom), np.finfo(float).tiny)
-    room, fails = gap >= least, -gain > np.maximum(least, _CLEAR_GAP * np.hypot(error, of_bottom))
-    fails &= ~np.isnan(gap)
+    least = np.maximum(CLEAR_GAP * np.hypot(of_top, of_bottom), np.finfo(float).tiny)
+    room, fails = gap >= least, -gain > np.maximum(least, CLEAR_GAP * np.hypot(error, of_bottom))
+    fails &= gap > -least  # what a perfect prediction fails as well tells nothing
     width = np.where(room, gap, least)
     found = np.where(room, gain / width, np.where(fails, -1.0, np.nan))
     share = np.clip(found, 0, 1)

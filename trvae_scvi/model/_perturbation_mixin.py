@@ -75,7 +75,7 @@ class PerturbationMixin(BaseModelClass):
             * ``"counterfactual"`` - change of every cell's own counts: what the model does not explain
               of a cell is kept, and counts are thinned or added by what the condition changes. For fixed
               means it is distributed as the decoded likelihood. With ``gene_likelihood="mse"`` the
-              difference of the decoded means is added.
+              difference of the decoded means is added. Not for ``gene_likelihood="bernoulli"``.
             * ``"mean"`` - the decoder's mean, as published. It has none of the variance of real cells.
             * ``"sample"`` - a draw from the decoded likelihood. Not for ``gene_likelihood="mse"``.
         library_size
@@ -250,7 +250,8 @@ class PerturbationMixin(BaseModelClass):
         ValueError
             If a column is incomplete, `level` is not between 0 and 1, `pseudocount` or `normalize_to` is not positive,
             totals are below the sum of the registered genes, values are no counts but to be normalised, `model_error`
-            is neither a ModelError nor two numbers from 0, or for what :meth:`predict_perturbation` refuses.
+            is neither a ModelError nor two numbers from 0, ``gene_likelihood="bernoulli"``, or for what
+            :meth:`predict_perturbation` refuses.
 
         Warns
         -----
@@ -270,6 +271,9 @@ class PerturbationMixin(BaseModelClass):
         check_number("pseudocount", pseudocount, positive=True)
         targets = Targets.of(self, target, as_change=True)
         predictor = targets.predictor
+        if "counterfactual" in predictor.module.likelihood.refused:
+            msg = "gene_likelihood='bernoulli' has no effects: compare means of `predict_perturbation(method='mean')`."
+            raise ValueError(msg)
         counts = predictor.module.likelihood.models_counts
         error, scale = model_error_of(model_error, counts=counts), Scale.of(normalize_to, counts=counts)
         cells = predictor.cells(adata, indices=indices, source=source, batch_size=batch_size, dataloader=dataloader)

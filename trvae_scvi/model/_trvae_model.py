@@ -322,29 +322,28 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         Parameters
         ----------
         max_epochs
-            Passes through the training cells. Defaults to 60 for 20,000 cells and in proportion more for
-            fewer (at most 400), fewer for more (at least 10).
+            Passes through the training cells. Defaults to 60 for 20,000 cells and in proportion more for fewer (at most
+            400), fewer for more (at least 10).
         accelerator, devices
             As for Lightning: ``"cpu"``, ``"gpu"``, ``"mps"``, ``"auto"``.
         train_size, validation_size
-            Shares of the cells of every condition. By default 0.9 and the rest; what remains of one is a
-            test set.
+            Shares of the cells of every condition. By default 0.9 and the rest, or what the other one leaves; what
+            remains of one is a test set.
         shuffle_set_split
-            Whether to draw the sets at random instead of in the order of the cells.
+            Whether to draw the sets at random, or in the order of the cells.
         load_sparse_tensor
             Whether to move sparse data to the device as such and make them dense there.
         batch_size
             Cells a step, on every device. The MMD is estimated within a batch, so that it should not be small.
         early_stopping
-            Whether to stop when the validation loss, the whole objective with its final weights, has not
-            fallen for a quarter of `max_epochs`, and to restore the weights with the lowest one. Both
-            count only once the KL warm-up is over. `early_stopping_monitor`, `early_stopping_mode` and
-            `early_stopping_warmup_epochs` set other rules for both, `early_stopping_patience` and
-            `early_stopping_min_delta` for when to stop.
+            Whether to stop when the validation loss, the whole objective with its final weights, has not fallen for a
+            quarter of `max_epochs`, and to restore the weights with the lowest one. Both count only once the KL warm-up
+            is over. `early_stopping_monitor`, `early_stopping_mode` and `early_stopping_warmup_epochs` set other rules
+            for both, `early_stopping_patience` and `early_stopping_min_delta` for when to stop.
         datasplitter_kwargs
             Further arguments of :class:`~scvi.dataloaders.DataSplitter`: `external_indexing` and `pin_memory`.
         plan_config, trainer_config
-            As upstream: settings that `plan_kwargs` and the trainer's arguments override.
+            As upstream: settings that `plan_kwargs` and the trainer's override.
         plan_kwargs
             Arguments of the training plan: `lr`, `weight_decay`, `eps`, `lr_schedule`,
             `n_epochs_kl_warmup`, `max_kl_weight` and those of :class:`~scvi.train.TrainingPlan`.
@@ -362,16 +361,17 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         TypeError
             If an argument has the wrong type, or `plan_kwargs` or `datasplitter_kwargs` an unknown name.
         ValueError
-            If `batch_size` or `max_epochs` is too small, `train_size` is not above 0 and at most 1, `precision` or
+            If `batch_size` or `max_epochs` is too small, shares of cells are not from 0 to 1 in sum, `precision` or
             `early_stopping_mode` is none of those there are, cells, a registered column or values changed since the
             set-up, early stopping has no validation cells, the data are minified, nothing is left to train, no batch
             was trained on, weights are to be averaged in a frozen model, or several devices are to share the model by
             another strategy than DDP.
+        NotImplementedError
+            If several devices are to be served by a data module.
         KeyboardInterrupt
             If the user stops training (Ctrl-C, the stop button of a notebook) - after the best weights so far (the
-            latest ones without early stopping, and during the warm-up) are restored, the history is there and the model
-            is marked as trained, so that it can be used, saved or trained further. Before the end of the first epoch
-            there is nothing to keep, and the model is what it was before.
+            latest ones without early stopping, and during the warm-up) are restored, and the model is marked as
+            trained, so that it can be used, saved or trained further. Before the first epoch ends it stays as it was.
 
         Warns
         -----

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["score_heatmap", "score_heatmap_frame"]
 
-# The best of the first three has a skill of 0, the last one of 1; named so by `benchmark.compare_predictions`.
-_REFERENCES = ("no change", "mean of others", "mean shift", "noise ceiling")
+# The last has a skill of 1, the best of the others that there are one of 0; named so by the functions of `benchmark`.
+_REFERENCES = ("no change", "mean of others", "mean shift", "mean response", "noise ceiling")
 _FONT_SIZE = 7
 # In inches, as is the width of an average character of the small labels and of the group names.
 _CELL_WIDTH, _CELL_HEIGHT = 0.42, 0.27
@@ -43,7 +43,7 @@ def score_heatmap_frame(frame: pd.DataFrame, *, genes: str = "all", value: str =
     Returns
     -------
     Indexed by `method`, the columns by `group` and `metric`, all in the order of their first appearance, but the
-    references last: the trivial predictions "no change", "mean of others" and "mean shift", then "noise ceiling". Not
+    references last: the trivial predictions, such as "no change" and "mean shift", then "noise ceiling". Not
     clipped; NaN where there is no value. A metric without any is left out, unless there is no other.
 
     Raises

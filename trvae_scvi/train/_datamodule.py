@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from scvi import REGISTRY_KEYS
 
+from trvae_scvi._arguments import check_integer
 from trvae_scvi._math._summaries import ValueSummary, summarize_tensor
 from trvae_scvi._seeds import current_seed
 from trvae_scvi.data import _protocols
@@ -100,6 +101,8 @@ def setup_annbatch(
         )
         raise ImportError(msg) from error
     check_not_condition(arguments)
+    for name, number in (("chunk_size", chunk_size), ("preload_nchunks", preload_nchunks)):
+        check_integer(name, number, 1)  # before an hour of writing
     path = os.fspath(collection_path)
     if paths is not None:
         files = [os.fspath(file) for file in paths]

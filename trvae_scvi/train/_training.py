@@ -91,9 +91,9 @@ def train_model(
     check_integer("batch_size", batch_size, 2)  # the MMD needs company
     if max_epochs is not None:
         check_integer("max_epochs", max_epochs, 1)
-    sizes = {"train_size": train_size, "validation_size": validation_size}
+    sizes = _sizes(train_size, validation_size)
     split: dict[str, Any] = {**sizes, "shuffle_set_split": shuffle_set_split}
-    _check_split(train_size, datasplitter_kwargs or {})
+    _check_split(datasplitter_kwargs or {})
     trainer_kwargs = {"gradient_clip_val": 100.0} | _trainer_arguments(trainer_config, trainer_kwargs)
     callbacks = list(trainer_kwargs.pop("callbacks", None) or ())
     _check_trainable(model, callbacks)
@@ -309,13 +309,26 @@ def _warn_of_short_training(max_epochs: int, n_cells: int) -> None:
         )
 
 
-def _check_split(train_size: float | None, datasplitter_kwargs: dict[str, Any]) -> None:
-    """Check what upstream would refuse late or, as its loaders' arguments, which ours do not take, ignore."""
-    if train_size is not None:
-        check_number("train_size", train_size, positive=True)
-        if train_size > 1:
-            msg = f"Expected `train_size`, a share of the cells, of at most 1, found {train_size}."
+def _sizes(train_size: float | None, validation_size: float | None) -> dict[str, float | None]:
+    """Shares of training and validation cells: one that is not given is what the other one leaves."""
+    given = {"train_size": train_size, "validation_size": validation_size}
+    for name, share in given.items():
+        if share is not None:
+            check_number(name, share, positive=name == "train_size")
+            if not 0 <= share <= 1:
+                msg = f"Expected `{name}`, a share of the cells, of at most 1, found {share}."
+                raise ValueError(msg)
+    if validation_size is not None:
+        if train_size is None:
+            given["train_size"] = train_size = 1.0 - validation_size
+        if not 0 < train_size <= 1.0 - validation_size + 1e-9:
+            msg = f"Expected shares above 0 of at most 1 in sum, found {train_size=} and {validation_size=}."
             raise ValueError(msg)
+    return given
+
+
+def _check_split(datasplitter_kwargs: dict[str, Any]) -> None:
+    """Check what upstream would ignore: its loaders' arguments, which ours do not take."""
     known = _parameters(DataSplitter, TRVAEDataSplitter) - _parameters(UnsupervisedTrainingMixin.train) - _OURS
     _check_names("datasplitter_kwargs", datasplitter_kwargs, known)
 
