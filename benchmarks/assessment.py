@@ -195,9 +195,9 @@ def main() -> None:
     table.to_csv(path, index=False, float_format="%.4g")
     verdicts = pd.crosstab(table["data"], table["verdict"]).reindex(table["data"].unique()).rename_axis("data")
     parts = [
-        "trVAE's headline skill, expected (the mean of the other groups, so that it agrees with the realised one in the "
-        "mean over a data set) and realised, intervals of 80 %, and the skill of what was recommended, of the best method "
-        "in hindsight and of two fixed ones",
+        "trVAE's headline skill, expected (the mean of the other groups, so that it agrees with the realised one in "
+        "the mean over a data set) and realised, intervals of 80 %, and the skill of what was recommended, of the best "
+        "method in hindsight and of two fixed ones",
         markdown(summary(table)),
         "Verdicts",
         markdown(verdicts),
