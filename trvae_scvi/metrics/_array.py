@@ -52,6 +52,8 @@ def squared_pearson_means(pred: Any, real: Any) -> float:
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
 
@@ -81,6 +83,8 @@ def squared_pearson_variances(pred: Any, real: Any) -> float:
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
 
@@ -114,6 +118,8 @@ def pearson_change(pred: Any, real: Any, source: Any, control: Any) -> float:
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
 
@@ -152,6 +158,8 @@ def pearson_residual(pred: Any, real: Any, source: Any, control: Any, expected: 
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If the arrays are no matrices of finite values with the same number of genes, or `expected` is no such vector.
 
@@ -190,6 +198,8 @@ def partial_pearson(pred: Any, real: Any, source: Any, control: Any, expected: A
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         As :func:`pearson_residual`.
 
@@ -221,6 +231,8 @@ def mse_means(pred: Any, real: Any) -> float:
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
 
@@ -251,6 +263,8 @@ def mse_stds(pred: Any, real: Any) -> float:
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If the arrays are no matrices of finite values with the same number of genes.
 

@@ -57,6 +57,8 @@ def coexpression_agreement(
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If a number that counts genes or cells is below 1, or the arrays are no matrices of finite values with the same
         number of genes.

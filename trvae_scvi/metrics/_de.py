@@ -38,6 +38,8 @@ def responsive_genes(control: Any, real: Any, *, n_genes: int = 100) -> np.ndarr
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If a side has fewer than 2 cells, `n_genes` is not from 1 to the number of genes, or the arrays are no matrices
         of finite values with the same number of genes.
@@ -93,6 +95,8 @@ def de_genes(cells: Any, control: Any, *, method: DEMethod = "wilcoxon", alpha: 
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If a side has fewer than 2 cells, `method` is unknown, `alpha` is not above 0 and at most 1, or the arrays are
         no matrices of finite values with the same number of genes.
@@ -130,6 +134,8 @@ def de_table(cells: Any, control: Any, *, method: DEMethod = "wilcoxon") -> pd.D
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If a side has fewer than 2 cells, `method` is unknown, or the arrays are no matrices of finite values with the
         same number of genes.

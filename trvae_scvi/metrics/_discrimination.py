@@ -62,6 +62,8 @@ def discrimination(
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If the targets differ, `distance` is unknown, one of `source` and `control` is missing where it is needed,
         `leave_out` are no column positions or all of them, or the arrays are no matrices of finite values with the same

@@ -35,6 +35,8 @@ def energy_distance(x: Any, y: Any, *, max_cells: int | None = 1000, seed: int |
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If a side has fewer than 2 rows, `max_cells` is below 2, or the arrays are no matrices of finite values with the
         same number of genes.

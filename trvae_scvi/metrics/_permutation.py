@@ -56,6 +56,8 @@ def energy_test(
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If a side has fewer than 2 rows, `n_permutations` is below 1, `max_cells` is below 2, or the arrays are no
         matrices of finite values with the same number of genes.

@@ -84,6 +84,8 @@ def score_arrays(
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If there are too few cells, an array is not finite, numbers of genes differ, `n_top_genes` or `n_splits` is
         below 1, or a metric is unknown or there twice.
@@ -144,6 +146,8 @@ def noise_ceiling(
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         As :func:`~trvae_scvi.metrics.score_arrays`, or if `n_cells` is below 2.
 

@@ -37,6 +37,8 @@ def unbiased_capped_mse(pred: Any, real: Any, control: Any) -> float:
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If there are fewer than 2 real or control cells, or the arrays are no matrices of finite values with the same
         number of genes.
@@ -78,6 +80,8 @@ def unbiased_errors(pred: Any, real: Any, control: Any) -> tuple[float, float]:
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         As :func:`unbiased_capped_mse`.
 

@@ -39,6 +39,8 @@ def de_weights(real: Any, rest: Any, *, method: DEMethod = "t-test_overestim_var
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If a side has fewer than 2 cells, `method` is unknown, or the arrays are no matrices of finite values with the
         same number of genes.
@@ -81,6 +83,8 @@ def weighted_mse(pred: Any, real: Any, weights: Any) -> float:
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If the weights are no `d` finite numbers from 0 with a positive sum, or the arrays are no matrices of finite
         values with the same number of genes.
@@ -124,6 +128,8 @@ def weighted_r2_change(pred: Any, real: Any, baseline: Any, weights: Any) -> flo
 
     Raises
     ------
+    TypeError
+        If cells are an AnnData: pass a matrix of them.
     ValueError
         If `baseline` or the weights are no `d` finite numbers, a weight is negative or their sum is 0, or the arrays
         are no matrices of finite values with the same number of genes.
