@@ -14,14 +14,14 @@ from ._experiments import cells_needed, rank_experiments
 from ._holdout import HoldOut, Truth, hold_out
 from ._interval_calibration import calibrate_intervals, coverage_table, fit_model_error
 from ._linear_baselines import pca_shift, ridge_shift
-from ._methods import LatentShiftMethod, PertpyScGenMethod, SCVIMethod, TRVAEMethod
+from ._methods import LatentShiftMethod, PertpyScGenMethod, SCVIMethod, TRVAEMethod, TRVAETargetMethod
 from ._model_card import model_card
 from ._pairs import Pairs, hold_out_pairs
 from ._report import write_report
 from ._runner import leave_one_group_out
 from ._summary import holdout_skills, metric_ranges, summarize
 from ._target_baselines import TARGET_BASELINES, TargetHoldOut
-from ._target_runner import TRVAETargetMethod, leave_one_target_out
+from ._target_runner import leave_one_target_out
 
 __all__ = [
     "BASELINES",

@@ -34,7 +34,15 @@ if TYPE_CHECKING:
     from ._holdout import HoldOut
     from ._target_baselines import TargetHoldOut
 
-__all__ = ["LatentShiftMethod", "PertpyScGenMethod", "SCVIMethod", "TRVAEMethod", "TRVAENetwork", "private", "seeded"]
+__all__ = [
+    "LatentShiftMethod",
+    "PertpyScGenMethod",
+    "SCVIMethod",
+    "TRVAEMethod",
+    "TRVAETargetMethod",
+    "private",
+    "seeded",
+]
 
 _HALF = "_half"
 _LEAST_PERTPY = Version("1.2")
@@ -55,7 +63,7 @@ class _Network:
 
 
 @dataclass(frozen=True)
-class TRVAENetwork(_Network):
+class _TRVAENetwork(_Network):
     """What the methods that train a :class:`~trvae_scvi.TRVAE` have in common."""
 
     prediction: Literal["counterfactual", "mean", "sample"] = "counterfactual"
@@ -81,7 +89,7 @@ class TRVAENetwork(_Network):
 
 
 @dataclass(frozen=True)
-class TRVAEMethod(TRVAENetwork):
+class TRVAEMethod(_TRVAENetwork):
     """Train a :class:`~trvae_scvi.TRVAE` without the held-out cells and predict them from the group's control cells.
 
     The group is registered as the label.
@@ -126,6 +134,36 @@ class TRVAEMethod(TRVAENetwork):
     def predict(self, model: TRVAE, holdout: HoldOut) -> AnnData:
         """Predict the held-out cells with a trained model."""
         return self._predict(model, holdout, holdout.target)
+
+
+@dataclass(frozen=True)
+class TRVAETargetMethod(_TRVAENetwork):
+    """Train a :class:`~trvae_scvi.TRVAE` with descriptions, without the targets, and predict these.
+
+    Groups are registered as labels.
+
+    Parameters
+    ----------
+    model_kwargs, train_kwargs, prediction, setup_kwargs
+        As for :class:`~trvae_scvi.benchmark.TRVAEMethod`.
+
+    Raises
+    ------
+    ValueError
+        If `prediction` is unknown, or not for the model's likelihood.
+
+    Examples
+    --------
+    >>> import trvae_scvi as tv
+    >>> method = tv.benchmark.TRVAETargetMethod(train_kwargs={"max_epochs": 5})
+    >>> method.train_kwargs
+    {'max_epochs': 5}
+    """
+
+    def __call__(self, holdout: TargetHoldOut) -> dict[Any, AnnData]:
+        """Train and predict the control cells under every target."""
+        model = self._fit(holdout, condition_features=holdout.features)
+        return {target: self._predict(model, holdout, target) for target in holdout.targets}
 
 
 @dataclass(frozen=True)

@@ -24,50 +24,20 @@ from trvae_scvi.predict._request import as_list
 
 from ._comparison import CEILING, TARGET_TRIVIAL
 from ._holdout import MIN_CELLS, in_order, only_values, set_aside
-from ._methods import TRVAENetwork
+from ._methods import TRVAETargetMethod
 from ._runner import check_methods, check_numbers, check_values
 from ._target_baselines import TARGET_BASELINES, TargetHoldOut, changes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-__all__ = ["TRVAETargetMethod", "leave_one_target_out"]
+__all__ = ["leave_one_target_out"]
 
 _COLUMNS = ["group", "target", "seed", "method", "genes", "metric", "value", "std", "skill", "skill_std", "note"]
 _ALL = "all"
 _SHOWN = 10
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TRVAETargetMethod(TRVAENetwork):
-    """Train a :class:`~trvae_scvi.TRVAE` with descriptions, without the targets, and predict these.
-
-    Groups are registered as labels.
-
-    Parameters
-    ----------
-    model_kwargs, train_kwargs, prediction, setup_kwargs
-        As for :class:`~trvae_scvi.benchmark.TRVAEMethod`.
-
-    Raises
-    ------
-    ValueError
-        If `prediction` is unknown, or not for the model's likelihood.
-
-    Examples
-    --------
-    >>> import trvae_scvi as tv
-    >>> method = tv.benchmark.TRVAETargetMethod(train_kwargs={"max_epochs": 5})
-    >>> method.train_kwargs
-    {'max_epochs': 5}
-    """
-
-    def __call__(self, holdout: TargetHoldOut) -> dict[Any, AnnData]:
-        """Train and predict the control cells under every target."""
-        model = self._fit(holdout, condition_features=holdout.features)
-        return {target: self._predict(model, holdout, target) for target in holdout.targets}
 
 
 def leave_one_target_out(
