@@ -74,7 +74,7 @@ def _room(values: pd.Series, errors: pd.Series, zero: str | None) -> float:
     at_zero, of_zero = (0.0, 0.0) if zero is None else (values[zero], errors[zero])
     room = values[CEILING] - at_zero
     clear = (room if zero is None else -room) > CLEAR_GAP * np.hypot(errors[CEILING], of_zero)
-    return room if clear and room != 0 else np.nan
+    return room if clear else np.nan
 
 
 def n_changed(table: pd.DataFrame) -> int:

@@ -316,7 +316,7 @@ def _sizes(train_size: float | None, validation_size: float | None) -> dict[str,
         if share is not None:
             check_number(name, share, positive=name == "train_size")
             if not 0 <= share <= 1:
-                msg = f"Expected `{name}`, a share of the cells, of at most 1, found {share}."
+                msg = f"Expected `{name}`, a share of the cells, from 0 to 1, found {share}."
                 raise ValueError(msg)
     if validation_size is not None:
         if train_size is None:
