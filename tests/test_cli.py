@@ -86,9 +86,8 @@ def test_train_then_predict(file, tmp_path):
     held_out = ((data.obs["kind"] == "type_2") & (data.obs["drug"] == "stimulated")).sum()
     used = sum(len(part) for part in (trained.train_indices, trained.validation_indices, trained.test_indices))
     assert used == data.n_obs - held_out
-    text = run(
-        "predict", file, "--model", model, "--target", "stimulated", "--source", "control", "--out", out, *holdout
-    )
+    cells = ["--source", "control", "--cell-type-key", "kind", "--cell-type", "type_2"]
+    text = run("predict", file, "--model", model, "--target", "stimulated", *cells, "--out", out)
     prediction = anndata.read_h5ad(out)
     assert prediction.n_obs == ((data.obs["kind"] == "type_2") & (data.obs["drug"] == "control")).sum()
     assert f"{prediction.n_obs} predicted cells" in text
@@ -302,9 +301,8 @@ KEYS = ["--condition-key", "drug", "--cell-type-key", "kind"]
 
 def test_variable_genes_are_chosen_without_hidden_cells(file, tmp_path):
     model, out = tmp_path / "model", tmp_path / "prediction.h5ad"
-    hidden = ["--cell-type-key", "kind", "--holdout", "type_2"]
     asked = ["--condition-key", "drug", "--target", "stimulated", "--n-hvg", 10, "--max-epochs", 2]
-    run("train", file, *hidden, *asked, "--out", model)
+    run("train", file, "--cell-type-key", "kind", "--holdout", "type_2", *asked, "--out", model)
     data = anndata.read_h5ad(file)
     holdout, _ = tv.benchmark.hold_out(
         data,
@@ -320,7 +318,8 @@ def test_variable_genes_are_chosen_without_hidden_cells(file, tmp_path):
     assert trained.summary_stats["n_vars"] == 10
     # a file with all genes is predicted on those that the model knows
     effect = tmp_path / "effect.csv"
-    predict = ["predict", file, "--model", model, "--target", "stimulated", "--source", "control", *hidden]
+    predict = ["predict", file, "--model", model, "--target", "stimulated", "--source", "control"]
+    predict += ["--cell-type-key", "kind", "--cell-type", "type_2"]
     run(*predict, "--out", out, "--effect", effect)
     prediction = anndata.read_h5ad(out)
     assert list(prediction.var_names) == list(holdout.training.var_names)

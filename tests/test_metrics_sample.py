@@ -53,6 +53,21 @@ def test_everything_is_computed_once(cells, monkeypatch):
     assert sorted(calls) == ["_total_distance", "gene_means", "gene_means", "gene_variances"]  # of cells for distances
 
 
+def test_comparisons_with_several_others_are_all_kept(cells):
+    """Metrics ask in turn for all control cells and for half of them."""
+    calls = []
+
+    def gap(own, other):
+        calls.append(len(other))
+        return own.mean() - other.mean()
+
+    x, y = cells
+    sample, others = Sample(x), [Sample(y), Sample(y[:4]), Sample(x)]
+    for _ in range(3):
+        assert [sample.against(other, gap) for other in others] == [x.mean() - y.mean(), x.mean() - y[:4].mean(), 0.0]
+    assert calls == [7, 4, 9]
+
+
 def test_matrices_are_checked_under_their_names(cells):
     x, y = cells
     given, _ = samples(pred=sparse.csr_matrix(x), real=y)

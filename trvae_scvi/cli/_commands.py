@@ -144,8 +144,8 @@ def predict(
     out: Annotated[Path, typer.Option(help="The .h5ad file or .zarr folder to write.")] = Path("prediction.h5ad"),
     effect: Annotated[Path | None, typer.Option(help="A .csv file for the change of every gene, too.")] = None,
     source: Annotated[str | None, typer.Option(help="Use only cells of this condition. Default: all cells.")] = None,
-    cell_type_key: Annotated[str | None, typer.Option(help="Column with cell types, for --holdout.")] = None,
-    holdout: Annotated[str | None, typer.Option(help="Use only cells of this type.")] = None,
+    cell_type_key: Annotated[str | None, typer.Option(help="Column with cell types, for --cell-type.")] = None,
+    cell_type: Annotated[str | None, typer.Option(help="Use only cells of this type.")] = None,
     use_raw: UseRaw = False,
     method: PredictionMethod = Prediction.counterfactual,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
@@ -154,12 +154,12 @@ def predict(
     check_new(out, "file", (".h5ad", ".zarr"))
     if effect is not None:
         check_new(effect, "file", (".csv",), option="--effect")
-    if holdout is not None and cell_type_key is None:
-        msg = "--holdout needs --cell-type-key: the column that holds the cell types."
+    if cell_type is not None and cell_type_key is None:
+        msg = "--cell-type needs --cell-type-key: the column that holds the cell types."
         raise UserError(msg)
     adata = read_cells(data, use_raw=use_raw)
-    if holdout is not None and cell_type_key is not None:
-        adata = adata[rows_of(adata, (cell_type_key, holdout))]
+    if cell_type is not None and cell_type_key is not None:
+        adata = adata[rows_of(adata, (cell_type_key, cell_type))]
     trained = _loaded(model)
     adata = known_genes(adata, trained)
     known = trained.get_state_registry("batch").categorical_mapping
@@ -323,11 +323,8 @@ def _untrained(
 
 
 def _loaded(folder: Path) -> TRVAE:
-    import scvi
-
     from trvae_scvi import TRVAE
 
-    scvi.settings.verbosity = logging.WARNING  # a model on the disk is "already downloaded"
     with mended(f"The model in {folder} cannot be loaded"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Save path contains no saved anndata")
         return TRVAE.load(folder)

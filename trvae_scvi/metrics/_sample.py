@@ -42,7 +42,7 @@ class Sample:
 
     def __init__(self, cells: np.ndarray, max_cells: int | None = None) -> None:
         self.cells, self._max_cells = cells, max_cells
-        self._last: tuple[int, Any, Any] | None = None
+        self._compared: dict[tuple[int, Any], tuple[Sample, Any]] = {}
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -52,10 +52,12 @@ class Sample:
         return Sample(self.cells[:, genes], self._max_cells)
 
     def against(self, other: Sample, function: Callable[[np.ndarray, np.ndarray], Compared]) -> Compared:
-        """Compare with other cells by a function of both, whose last result is kept."""
-        if self._last is None or self._last[:2] != (id(other), function):
-            self._last = id(other), function, function(self.cells, other.cells)
-        return self._last[2]
+        """Compare with other cells by a function of both, whose result is kept."""
+        key = id(other), function
+        if key not in self._compared:
+            # kept with the other sample, so that no later one can have its id
+            self._compared[key] = other, function(self.cells, other.cells)
+        return self._compared[key][1]
 
     @cached_property
     def mean(self) -> np.ndarray:
