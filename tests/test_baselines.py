@@ -90,7 +90,7 @@ def test_mean_shift_keeps_the_type(given, expected):
 def test_pure_functions_refuse():
     with pytest.raises(ValueError, match="at least one other group"):
         mean_of_others({})
-    with pytest.raises(ValueError, match="`max_cells` to be at least 1, found 0"):
+    with pytest.raises(ValueError, match="`max_cells` of at least 1, found 0"):
         mean_of_others({"a": np.ones((1, 1))}, max_cells=0)
     with pytest.raises(ValueError, match="at least one other group"):
         mean_shift(np.ones((1, 1)), {}, {})

@@ -159,5 +159,5 @@ def test_refuse(shift):
 
 def test_at_least_one_component():
     for shift in (pca_shift, ridge_shift):
-        with pytest.raises(ValueError, match="`n_components` to be at least 1, found 0"):
+        with pytest.raises(ValueError, match="`n_components` of at least 1, found 0"):
             shift(*groups_of_cells(3), n_components=0)

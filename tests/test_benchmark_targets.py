@@ -275,6 +275,11 @@ def test_groups_without_cells_are_skipped_and_told(simulated, caplog):
     assert set(table["group"]) == {"type_2", "type_3"}
     assert [(row["group"], row["target"]) for row in table.attrs["skipped"]] == [("type_1", "condition_2")]
     assert "type_1 under condition_2" in caplog.text
+    # a group that has seen nothing but what is hidden
+    seen = (obs["cell_type"] != "type_1") | obs["condition"].isin(["control", "condition_2"])
+    table = leave_one_target_out(simulated.adata[seen.to_numpy()].copy(), **given)
+    assert set(table["group"]) == {"type_2", "type_3"}
+    assert "no other condition to learn from" in table.attrs["skipped"][0]["reason"]
     fewer.obs["cell_type"] = [f"group_{i // 12}" for i in range(fewer.n_obs)]
     method = Recorder()
     with pytest.raises(ValueError, match="found none"):

@@ -88,7 +88,11 @@ def test_train_then_predict(file, tmp_path):
     assert used == data.n_obs - held_out
     cells = ["--source", "control", "--cell-type-key", "kind", "--cell-type", "type_2"]
     text = run("predict", file, "--model", model, "--target", "stimulated", *cells, "--out", out)
+    data[:, ::-1].copy().write_h5ad(tmp_path / "reversed.h5ad")  # the same genes in another order
+    again = ["--target", "stimulated", *cells, "--out", tmp_path / "r.h5ad"]
+    run("predict", tmp_path / "reversed.h5ad", "--model", model, *again)
     prediction = anndata.read_h5ad(out)
+    assert (prediction.X != anndata.read_h5ad(tmp_path / "r.h5ad").X).nnz == 0
     assert prediction.n_obs == ((data.obs["kind"] == "type_2") & (data.obs["drug"] == "control")).sum()
     assert f"{prediction.n_obs} predicted cells" in text
     again = ["predict", file, "--model", model, "--target", "stimulated", "--method", "mean", "--out"]

@@ -14,7 +14,6 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 import trvae_scvi as tv
-from trvae_scvi.data import _protocols
 from trvae_scvi.data._registry import make_registry, setup_arguments
 from trvae_scvi.module._objective import condition_prior
 from trvae_scvi.train._datamodule import CheckBatches, prepare_datamodule
@@ -144,9 +143,6 @@ class Able(HandWritten):
         self.split = split
 
 
-OPTIONAL = [name for name in _protocols.__all__ if name not in ("DataModule", "CountsCells")]
-
-
 SMALL = {"n_hidden": 32, "n_latent": 5}
 ALL_COLUMNS = {"label_key": "cell_type", "covariate": "donor", "number": "age"}
 OUR_NAMES = {
@@ -216,19 +212,11 @@ def test_a_registry_of_names_warns_of_no_design(adata):
     assert registry["field_registries"]["labels"]["state_registry"]["categorical_mapping"].tolist() == list("wxyz")
 
 
-@pytest.mark.parametrize("name", [name for name in _protocols.__all__ if name != "is_able"])
-def test_what_a_data_module_can_do_is_told_by_its_attributes(adata, name):
-    able = getattr(_protocols, name)
-    assert _protocols.is_able(Able(adata), able)
-    assert _protocols.is_able(HandWritten(adata), able) == (name not in OPTIONAL)
-    assert not _protocols.is_able(LightningDataModule(), able)
-
-
 def test_a_data_module_is_asked_for_no_more_than_it_can_do(adata):
     options = {
         "mmd_reference": 1,
         "batch_size": 128,
-        "train_size": None,
+        "train_size": 0.9,
         "validation_size": None,
         "shuffle_set_split": False,
         "needs_validation": True,
@@ -296,6 +284,20 @@ def test_a_model_of_an_anndata_goes_on_with_a_data_module(adata):
     before = model.module.log_theta.detach().clone()
     model.train(datamodule=HandWritten(adata), **FAST)
     assert not torch.equal(model.module.log_theta, before)
+
+
+def test_what_a_data_module_serves_is_not_what_the_model_s_own_cells_are(adata):
+    """The cells of the AnnData took no part, so that they say nothing of what was measured."""
+    gone = (adata.obs["cell_type"] == "type_2") & (adata.obs["condition"] == "stimulated")
+    own, control = adata[~gone].copy(), adata[(adata.obs["condition"] == "control")].copy()
+    tv.TRVAE.setup_anndata(own, labels_key="cell_type")
+    model = tv.TRVAE(own, **SMALL)
+    model.train(**FAST)
+    control = control[control.obs["cell_type"] == "type_2"].copy()
+    assert model.predict_perturbation(control, target="stimulated").uns["trvae"]["target_measured"] == ["no"]
+    model.train(datamodule=HandWritten(adata, label_key="cell_type"), **FAST)
+    assert model.predict_perturbation(control, target="stimulated").uns["trvae"]["target_measured"] == ["unknown"]
+    assert not model.module.n_cells.any()
 
 
 def test_sparse_batches_train_the_same_model(adata):
@@ -466,9 +468,6 @@ class Delegating(LightningDataModule):
 def test_a_data_module_may_hand_on_to_another(adata):
     inner = Able(adata)
     outer = Delegating(inner)
-    for name in _protocols.__all__:
-        if name != "is_able":
-            assert _protocols.is_able(outer, getattr(_protocols, name))
     model = tv.TRVAE(registry=outer.registry, **SMALL)
     model.train(datamodule=outer, **{**FAST, "early_stopping": False})
     assert model.is_trained

@@ -514,6 +514,13 @@ def test_a_query_keeps_what_the_reference_can_be_asked_for(described, simulated,
     assert (first.X != second.X).nnz == 0
 
 
+def test_a_query_that_trains_all_of_the_network_forgets_how_it_answers_descriptions(described, simulated, control):
+    mapped = tv.TRVAE.load_query_data(simulated.adata[:60].copy(), described, unfrozen=True)
+    mapped.train(max_epochs=1)
+    with pytest.raises(ValueError, match="a query that trains more than what is new"):
+        mapped.predict_perturbation(control, target=unmeasured(simulated)[0])
+
+
 def test_a_query_may_bring_further_descriptions(described, simulated, control):
     name = unmeasured(simulated)[0]
     columns = simulated.features.columns[::-1]  # in another order, with a row that the reference has

@@ -213,7 +213,7 @@ def test_energy_distance_keeps_its_input():
 def test_energy_distance_refuses():
     with pytest.raises(ValueError, match="at least 2 cells in `y`.*found 1"):
         m.energy_distance(np.ones((3, 2)), np.ones((1, 2)))
-    with pytest.raises(ValueError, match="`max_cells` to be at least 2 or None, found 1"):
+    with pytest.raises(ValueError, match="`max_cells` of at least 2, found 1"):
         m.energy_distance(np.ones((3, 2)), np.ones((3, 2)), max_cells=1)
 
 

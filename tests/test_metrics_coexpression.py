@@ -108,5 +108,5 @@ def test_rarely_expressed_genes_are_left_out(kinds):
 
 @pytest.mark.parametrize("name", ["n_genes", "min_genes", "min_cells", "min_expressing", "max_cells"])
 def test_it_refuses_numbers_below_1(kinds, name):
-    with pytest.raises(ValueError, match=f"Expected `{name}` to be at least 1, found 0"):
+    with pytest.raises(ValueError, match=f"Expected `{name}` of at least 1, found 0"):
         m.coexpression_agreement(*kinds_of(kinds), **{name: 0})

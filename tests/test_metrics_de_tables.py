@@ -130,7 +130,7 @@ def test_they_refuse_other_tables():
             metric(real.drop(columns="p"), real)
         with pytest.raises(ValueError, match="`alpha` above 0 and at most 1, found 0"):
             metric(real, real, alpha=0)
-    with pytest.raises(ValueError, match="`min_genes` to be at least 1"):
+    with pytest.raises(ValueError, match="`min_genes` of at least 1"):
         nmae_of_tables(real, real, min_genes=0)
     with pytest.raises(ValueError, match="`min_purity` above 0"):
         reach_of_tables(real, real, min_purity=0)

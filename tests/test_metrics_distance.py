@@ -33,7 +33,7 @@ def test_it_keeps_its_input_and_refuses():
     m.energy_distance(x, y)
     np.testing.assert_array_equal(x, kept[0])
     np.testing.assert_array_equal(y, kept[1])
-    with pytest.raises(ValueError, match="`max_cells` to be at least 2 or None, found 1"):
+    with pytest.raises(ValueError, match="`max_cells` of at least 2, found 1"):
         m.energy_distance(x, y, max_cells=1)
     with pytest.raises(ValueError, match="`x` 2, `y` 3"):
         m.energy_distance(x, np.ones((4, 3)))

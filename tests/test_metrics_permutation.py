@@ -63,7 +63,7 @@ def test_the_smallest_p_value_and_seeds():
 
 
 def test_it_refuses():
-    with pytest.raises(ValueError, match="`n_permutations` to be at least 1, found 0"):
+    with pytest.raises(ValueError, match="`n_permutations` of at least 1, found 0"):
         m.energy_test([[0], [1]], [[0], [1]], n_permutations=0)
     with pytest.raises(ValueError, match="at least 2 cells in `y`"):
         m.energy_test([[0], [1]], [[0]])

@@ -309,7 +309,7 @@ def test_all_genes_are_the_top_genes_if_there_are_fewer(cells):
     ):
         assert score()["genes"].unique().tolist() == ["all", "top15"]
         pd.testing.assert_frame_equal(score(), score(n_top_genes=15))
-        with pytest.raises(ValueError, match="`n_top_genes` to be at least 1, found 0"):
+        with pytest.raises(ValueError, match="`n_top_genes` of at least 1, found 0"):
             score(n_top_genes=0)
     adatas = [ad.AnnData(x) for x in cells]
     pd.testing.assert_frame_equal(m.score_prediction(*adatas, counts=False), m.score_arrays(*cells))
@@ -377,15 +377,17 @@ def test_too_few_cells_are_refused(cells):
         m.score_arrays(pred[:1], real, control, source)
     with pytest.raises(ValueError, match="at least 2 cells in `control`, found 1"):
         m.score_arrays(pred, real, control[:1], source)
-    with pytest.raises(ValueError, match="`n_cells` to be at least 2 or None, found 1"):
+    with pytest.raises(ValueError, match="`n_cells` of at least 2, found 1"):
         m.noise_ceiling(real, control, source, n_cells=1)
 
 
 def test_other_numbers_are_refused(cells):
     pred, real, control, source = cells
-    with pytest.raises(ValueError, match="`n_splits` to be at least 1, found 0"):
+    with pytest.raises(ValueError, match="`n_splits` of at least 1, found 0"):
         m.noise_ceiling(real, control, source, n_splits=0)
-    with pytest.raises(ValueError, match="`max_cells` to be at least 2 or None, found 1"):
+    with pytest.raises(TypeError, match="`n_splits` to be an integer, found 2.5"):
+        m.noise_ceiling(real, control, source, n_splits=2.5)
+    with pytest.raises(ValueError, match="`max_cells` of at least 2, found 1"):
         m.score_arrays(*cells, max_cells=1)
     with pytest.raises(ValueError, match="a finite number for each of 15 genes in `expected`"):
         m.score_arrays(*cells, expected=np.ones(14))

@@ -42,7 +42,7 @@ def test_it_says_what_was_measured_with_or_without_the_data(cells, model, tmp_pa
     card = tv.benchmark.model_card(model, description="From nowhere.", **ASKED)
     assert "- Conditions (`condition`): `control`, `stimulated`\n" in card
     assert "- Genes: 60 (`gene_1`, " in card and "and 48 more" in card
-    assert f"- Training cells: {cells.n_obs:,}\n" in card
+    assert f"- Training and validation cells: {cells.n_obs:,}\n" in card
     assert "\n\n- type_1 under `stimulated`\n\n" in card
     assert "From nowhere." in card
     settings = json.loads(card.split("```json\n")[1].split("\n```")[0])
@@ -135,11 +135,13 @@ def test_a_query_is_told_from_its_reference(cells, model):
     query = cells[::12].copy()
     query.obs["condition"] = query.obs["condition"].astype(str).replace("stimulated", "heat").astype("category")
     as_it_is = tv.TRVAE.load_query_data(cells[::12].copy(), model)
-    assert "- Training cells: not known of the query" in tv.benchmark.model_card(as_it_is, **ASKED)
+    assert "- Training and validation cells: not known of the query" in tv.benchmark.model_card(
+        as_it_is, **ASKED
+    )
     mapped = tv.TRVAE.load_query_data(query, model)
     mapped.train(max_epochs=2, enable_progress_bar=False)
     card = tv.benchmark.model_card(mapped, **ASKED)
-    assert f"- Training cells: {query.n_obs} of the query, on top of a reference\n" in card
+    assert f"- Training and validation cells: {query.n_obs} of the query, on top of a reference\n" in card
     assert '"epochs of the query": 2' in card
 
 

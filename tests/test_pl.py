@@ -184,7 +184,7 @@ def test_reg_options(adatas):
     assert len(ax.texts) == 1
     assert "values as given" in ax.get_xlabel()
     assert len(pl.reg_mean(*adatas, n_labels=99).texts) == 10
-    with pytest.raises(ValueError, match="`n_labels` to be at least 0, found -1"):
+    with pytest.raises(ValueError, match="`n_labels` of at least 0, found -1"):
         pl.reg_mean(*adatas, n_labels=-1)
 
 

@@ -6,6 +6,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import scvi
 import torch
 from helpers import make_trained
 from scipy import sparse
@@ -175,6 +176,14 @@ def test_seeds(trained, control):
     fresh = [trained.predict_perturbation(control, target="stimulated", seed=None) for _ in range(2)]
     assert (fresh[0].X != fresh[1].X).nnz > 0
     assert fresh[0].uns["trvae"]["seed"] == "none"
+
+
+def test_workers_that_would_stay_are_no_matter_where_there_are_none(trained, control, monkeypatch):
+    expected = trained.predict_perturbation(control, target="stimulated")
+    monkeypatch.setattr(scvi.settings, "_dl_persistent_workers", True)
+    assert scvi.settings.dl_persistent_workers
+    found = trained.predict_perturbation(control, target="stimulated")
+    assert (found.X != expected.X).nnz == 0
 
 
 def test_one_cell(trained, adata):

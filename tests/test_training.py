@@ -416,7 +416,7 @@ def test_gradients_are_clipped_by_default(adata):
         ({"validation_size": 0.0}, "early_stopping=False"),
         ({"plan_kwargs": {"no_such_option": 1}}, "no_such_option"),
         ({"train_size": 0}, "`train_size` above 0"),
-        ({"train_size": 1.1}, "`train_size`, a share of the cells, from 0 to 1, found 1.1"),
+        ({"train_size": 1.1}, "`train_size` above 0 and at most 1.0, found 1.1"),
         ({"train_size": "0.9"}, "`train_size` to be a number"),
         ({"train_size": 0.9, "validation_size": 0.2}, "at most 1 in sum"),
         ({"validation_size": 1.0}, "at most 1 in sum"),

@@ -46,14 +46,17 @@ def check_integer(name: str, value: object, minimum: int) -> None:
         raise ValueError(msg)
 
 
-def check_number(name: str, value: object, *, positive: bool = False, below: float = np.inf) -> None:
-    """Raise a TypeError unless `value` is a real number, a ValueError unless 0 <= (or <) value < below."""
+def check_number(
+    name: str, value: object, *, positive: bool = False, below: float = np.inf, at_most: float = np.inf
+) -> None:
+    """Raise a TypeError unless `value` is a real number, a ValueError unless 0 <= (or <) value < below, <= at_most."""
     if not isinstance(value, Real) or isinstance(value, bool):
         msg = f"Expected `{name}` to be a number, found {value!r}."
         raise TypeError(msg)
-    if not (0.0 <= float(value) < below) or (positive and value == 0):
+    if not (0.0 <= float(value) < below and value <= at_most) or (positive and value == 0):
         low = "above 0" if positive else "of at least 0"
-        msg = f"Expected `{name}` {low} and below {below}, found {value}."
+        high = f"below {below}" if np.isinf(at_most) else f"at most {at_most}"
+        msg = f"Expected `{name}` {low} and {high}, found {value}."
         raise ValueError(msg)
 
 

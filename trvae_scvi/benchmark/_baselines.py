@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy import sparse
 
-from trvae_scvi._arguments import check_number
+from trvae_scvi._arguments import check_integer, check_number
 from trvae_scvi._math._counterfactual import counterfactual_nb
 from trvae_scvi.metrics._matrix import gene_means
 
@@ -86,9 +86,7 @@ def mean_of_others(targets: Groups, *, max_cells: int = 400) -> np.ndarray:
            [5., 1.]])
     """
     check_groups(targets, targets)
-    if max_cells < 1:
-        msg = f"Expected `max_cells` to be at least 1, found {max_cells}."
-        raise ValueError(msg)
+    check_integer("max_cells", max_cells, 1)
     # Copied group by group: a slice would keep all cells of each group in memory until the end.
     return np.concatenate([np.array(dense(targets[group][:max_cells])) for group in targets])
 

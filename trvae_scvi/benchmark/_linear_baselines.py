@@ -11,6 +11,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from trvae_scvi._arguments import check_integer
 from trvae_scvi.metrics._matrix import gene_means
 
 from ._baselines import Groups, add_change, check_groups, dense, group_changes
@@ -111,9 +112,7 @@ def ridge_shift(control: np.ndarray, controls: Groups, targets: Groups, *, n_com
 
 def _principal_axes(n_components: int, *cells: np.ndarray) -> np.ndarray:
     """Unit vectors of the leading principal components of cells (`n x d` each), `n_components x d`."""
-    if n_components < 1:
-        msg = f"Expected `n_components` to be at least 1, found {n_components}."
-        raise ValueError(msg)
+    check_integer("n_components", n_components, 1)
     together = np.concatenate([dense(part) for part in cells])
     # Large data take the randomised solver, which is seeded so that the same cells give the same prediction.
     return PCA(min(n_components, *together.shape), random_state=0).fit(together).components_

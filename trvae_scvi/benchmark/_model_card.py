@@ -204,7 +204,7 @@ def _data(model: TRVAE, schema: Schema) -> str:
     indices = [getattr(model, name, None) for name in ("train_indices", "validation_indices")]
     n_cells = sum(len(some) for some in indices if some is not None)
     lines = [
-        f"- Training cells: {f'{n_cells:,}' if n_cells else 'not known'}{of_query}",
+        f"- Training and validation cells: {f'{n_cells:,}' if n_cells else 'not known'}{of_query}",
         f"- Genes: {len(schema.var_names):,} ({_listed(schema.var_names)})",
         f"- Values: {'counts' if model.module.likelihood.models_counts else 'as given, no counts'}"
         + (f", layer {_code(schema.layer)}" if schema.layer else ""),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trvae_scvi.metrics import comparison_matrix
+from trvae_scvi.metrics._matrix import gene_means
 
 from ._holdout import MIN_CELLS
 
@@ -83,7 +84,7 @@ def changes_of(holdout: TargetHoldOut, rows: np.ndarray) -> tuple[list[Any], np.
 
     def mean(name: Hashable) -> np.ndarray:
         cells = holdout.training[rows & (condition == name).to_numpy()]
-        return comparison_matrix(cells, counts=holdout.counts).mean(axis=0)
+        return gene_means(comparison_matrix(cells, counts=holdout.counts))
 
     numbers = condition[rows].value_counts()
     present = [name for name in holdout.features.index if numbers.get(name, 0) > 0 and name != holdout.source]

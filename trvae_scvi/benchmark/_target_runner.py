@@ -83,8 +83,8 @@ def leave_one_target_out(
         many trainings as there are targets.
     group_key
         Column of `obs` with groups of cells (cell types, species ...), each scored apart. `None`: all cells together.
-        Where a group has fewer than 10 cells under a target, or no control cell to predict from, the two are skipped
-        with a warning.
+        Where a group has fewer than 10 cells under a target, no control cell to predict from, or no cell under a
+        condition that is not hidden, the two are skipped with a warning.
     seeds
         Every method is run with each of them.
     layer
@@ -148,7 +148,7 @@ def leave_one_target_out(
     scoring = {"n_top_genes": n_top_genes, "metrics": list(metrics)}
     keys = {"condition_key": condition_key, "group_key": group_key, "source": control, "counts": counts}
     sides = _Sides.of(cells, keys)
-    skipped = sides.to_skip([name for fold in folds for name in fold])
+    skipped = sides.to_skip(folds)
     jobs = [
         delayed(_run)(cells, sides, condition_features, fold, methods, [int(seed) for seed in seeds], keys, scoring)
         for fold in folds
@@ -179,19 +179,24 @@ class _Sides:
             aside |= set_aside(of_control & (group == name), 0.3, 0)
         return cls(condition, group, of_control, aside)
 
-    def can_score(self, group: Hashable, target: Hashable) -> bool:
-        """Whether there are cells to be predicted, and others to predict them from."""
+    def can_score(self, group: Hashable, target: Hashable, fold: Sequence[Any]) -> bool:
+        """Whether there are cells to be predicted, others to predict them from, and a condition that is not hidden."""
         own = self.group == group
-        return (own & (self.condition == target)).sum() >= MIN_CELLS and (own & self.of_control & ~self.aside).any()
+        learned_from = own & ~self.of_control & ~np.isin(self.condition, fold)
+        has_control = (own & self.of_control & ~self.aside).any()
+        return (own & (self.condition == target)).sum() >= MIN_CELLS and has_control and learned_from.any()
 
-    def to_skip(self, targets: Sequence[Any]) -> list[dict[str, Any]]:
+    def to_skip(self, folds: Sequence[list[Any]]) -> list[dict[str, Any]]:
         """Warn of groups that have no score under a target, raise a ValueError if none has any."""
-        pairs = [(group, target) for group in pd.unique(self.group) for target in targets]
-        reason = f"fewer than {MIN_CELLS} cells, or no control cell"
-        found = [{"group": a, "target": b, "reason": reason} for a, b in pairs if not self.can_score(a, b)]
+        pairs = [(group, target, fold) for group in pd.unique(self.group) for fold in folds for target in fold]
+        reason = f"fewer than {MIN_CELLS} cells, no control cell, or no other condition to learn from"
+        found = [{"group": a, "target": b, "reason": reason} for a, b, fold in pairs if not self.can_score(a, b, fold)]
         lines = ", ".join(f"{row['group']} under {row['target']}" for row in found[:_SHOWN])
         if len(found) == len(pairs):
-            msg = f"Expected a group with {MIN_CELLS} cells under a target and a control cell, found none ({lines})."
+            msg = (
+                f"Expected a group with {MIN_CELLS} cells under a target, a control cell, and cells under another "
+                f"condition to learn from, found none ({lines})."
+            )
             raise ValueError(msg)
         if found:
             logger.warning("Skipped %d of %d scores, for %s: %s.", len(found), len(pairs), reason, lines)
@@ -260,7 +265,7 @@ def _run(
     frames = []
     for name in pd.unique(sides.group):
         rows = sides.group == name
-        for target in (target for target in fold if sides.can_score(name, target)):
+        for target in (target for target in fold if sides.can_score(name, target, fold)):
             real, apart = cells[rows & (sides.condition == target)], cells[sides.aside & rows]
             split = rows[seen], rows[seen & sides.of_control], real, apart
             frames.append(_scored(given, predictions, target, *split, seeds[0], scoring).assign(group=name))

@@ -87,9 +87,10 @@ def write_assessment(found: Assessment, out: Path) -> None:
 def _change(holdout: HoldOut, truth: Truth) -> np.ndarray:
     """The real change of every gene, against the control cells that were set aside if there are any."""
     from trvae_scvi.metrics import comparison_matrix
+    from trvae_scvi.metrics._matrix import gene_means
 
     control = truth.control if truth.control.n_obs else holdout.control
-    of_real, of_control = (comparison_matrix(c, counts=holdout.counts).mean(axis=0) for c in (truth.real, control))
+    of_real, of_control = (gene_means(comparison_matrix(c, counts=holdout.counts)) for c in (truth.real, control))
     return of_real - of_control
 
 

@@ -75,7 +75,7 @@ def known_genes(adata: AnnData, model: TRVAE) -> AnnData:
     from trvae_scvi.data._schema import Schema
 
     names = list(Schema.of(model.registry_).var_names)
-    return adata[:, names] if set(names) < set(adata.var_names) else adata
+    return adata[:, names] if set(names) <= set(adata.var_names) else adata
 
 
 def same_value(values: Iterable[Any], text: str | None) -> Any:

@@ -195,7 +195,7 @@ class AnnDataCells:
             sampler=BatchSampler(range(len(self.obs)), self.batch_size, drop_last=False),
             num_workers=settings.dl_num_workers,
             generator=torch.Generator(),  # else a loader draws from the global one, which others may be training with
-            persistent_workers=settings.dl_persistent_workers,
+            persistent_workers=settings.dl_persistent_workers and settings.dl_num_workers > 0,
         )
         for start, tensors in zip(range(0, len(self.obs), self.batch_size), loader, strict=True):
             self._given = slice(start, start + self.batch_size)

@@ -28,7 +28,7 @@ from ._collection_batches import Minibatches, RunSampler, fast_decompression
 from ._columns import categorical_columns
 from ._designs import warn_of_columns
 from ._registry import make_registry
-from ._sampler import divided
+from ._sampler import divided, shares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,12 +69,10 @@ class CollectionDataModule(LightningDataModule):
         collection: DatasetCollection,
         arguments: dict[str, Any],
         *,
-        chunk_size: int = 256,
-        preload_nchunks: int = 32,
+        chunk_size: int,
+        preload_nchunks: int,
     ) -> None:
         super().__init__()
-        check_integer("chunk_size", chunk_size, 1)
-        check_integer("preload_nchunks", preload_nchunks, 1)
         self._groups, self._place = list(collection), place_in(collection, arguments["layer"])
         columns = {key: read_categorical(self._groups, key) for key in categorical_columns(arguments)}
         condition = columns[arguments["condition_key"]]
@@ -133,17 +131,13 @@ class CollectionDataModule(LightningDataModule):
 
         Raises
         ------
+        TypeError
+            If a share is no number.
         ValueError
             If a share is not between 0 and 1, both are above 1 in sum, or a condition has no training cell.
         """
         self.set_batch_size(batch_size)
-        if train_size is None:
-            train_size = 0.9 if validation_size is None else 1.0 - validation_size
-        if validation_size is None:
-            validation_size = 1.0 - train_size
-        if not 0.0 < train_size <= 1.0 or not 0.0 <= validation_size <= 1.0 - train_size + 1e-9:
-            msg = f"Expected shares above 0 of at most 1 in sum, found {train_size=} and {validation_size=}."
-            raise ValueError(msg)
+        train_size, validation_size = shares(train_size, validation_size)
         self.seed = current_seed()
         runs = self._runs
         if shuffle_set_split:

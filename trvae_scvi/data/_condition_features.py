@@ -118,6 +118,8 @@ class ConditionFeatures:
 
     def _warn_of_scales(self) -> None:
         largest = np.abs(self.values).max()
+        if not largest:
+            return
         scales = np.sqrt(((self.values / largest) ** 2).mean(axis=0))
         scales = scales[scales > 0]
         if len(scales) > 1 and scales.max() > _UNEQUAL * np.median(scales):

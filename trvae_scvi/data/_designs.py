@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 from scvi import settings
 
 from trvae_scvi._math._mmd import MIN_CELLS
+from trvae_scvi._math._two_way import connected
 
 from ._columns import categorical_columns
+from ._sampler import TRAIN_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["warn", "warn_of_columns", "warn_of_few_cells", "warn_of_similar_names"]
 
 _SHOWN = 5
-_TRAINED_ON = 0.9  # of the cells, by default
 _MISSING = ("nan", "none", "na", "n/a", "null", "<na>")
 
 
@@ -69,7 +69,8 @@ def _warn_of_nesting(obs: pd.DataFrame, condition_key: str, key: str) -> None:
     (codes, names), (condition_codes, conditions) = _codes(obs[key]), _codes(obs[condition_key])
     table = np.zeros((len(names), len(conditions)), dtype=bool)
     table[codes, condition_codes] = True
-    if _n_parts(table) == 1:
+    measured = table.any(axis=0)
+    if measured.sum() < 2 or (connected(table.T)[0][measured] == 0).all():
         return
     alone = np.flatnonzero(table.sum(axis=1) == 1)[:_SHOWN]
     shown = {str(names[i]): str(conditions[int(np.argmax(table[i]))]) for i in alone}
@@ -88,13 +89,6 @@ def _codes(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     return codes, np.asarray(values)
 
 
-def _n_parts(table: np.ndarray) -> int:
-    """Number of connected parts of the graph that joins a row and a column where the table holds."""
-    used = sparse.csr_matrix(table[table.any(axis=1)][:, table.any(axis=0)])
-    graph = sparse.bmat([[None, used], [used.T, None]])
-    return int(sparse.csgraph.connected_components(graph, directed=False)[0])
-
-
 def warn_of_few_cells(counts: np.ndarray, schema: Schema, *, by_label: bool) -> None:
     """Warn of conditions, and of labels under a condition, that have too few cells for the MMD to match.
 
@@ -107,14 +101,14 @@ def warn_of_few_cells(counts: np.ndarray, schema: Schema, *, by_label: bool) -> 
     by_label
         Whether the MMD is balanced over labels, of which it needs two cells each.
     """
-    needed = int(np.ceil(MIN_CELLS / _TRAINED_ON))
+    needed = int(np.ceil(MIN_CELLS / TRAIN_SIZE))
     few = {str(name): int(n) for name, n in zip(schema.conditions, counts.sum(axis=0), strict=True) if 0 < n < needed}
     if few:
         warn(
             f"Conditions with fewer cells than the MMD can match, {needed}: {_shortened(few)}. What is learned of them "
             "rests on these cells alone. Add cells, or merge or leave out these conditions."
         )
-    needed = int(np.ceil(2 / _TRAINED_ON))
+    needed = int(np.ceil(2 / TRAIN_SIZE))
     rare = {
         f"{label}, {condition}": int(n)
         for label, row in zip(schema.labels, counts, strict=True)

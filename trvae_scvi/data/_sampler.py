@@ -7,12 +7,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.utils.data import Sampler
 
+from trvae_scvi._arguments import check_number
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ConditionBalancedSampler", "divided"]
+__all__ = ["TRAIN_SIZE", "ConditionBalancedSampler", "divided", "shares"]
 
+#: Share of the cells to train on, where nothing else is said.
+TRAIN_SIZE = 0.9
 _MIN_CELLS_PER_CONDITION = 32
+
+
+def shares(train_size: float | None, validation_size: float | None) -> tuple[float, float]:
+    """Shares of cells to train on and to validate with: one that is not given is what the other one leaves."""
+    for name, share in (("train_size", train_size), ("validation_size", validation_size)):
+        if share is not None:
+            check_number(name, share, positive=name == "train_size", at_most=1.0)
+    if train_size is None:
+        train_size = TRAIN_SIZE if validation_size is None else 1.0 - validation_size
+    if validation_size is None:
+        validation_size = 1.0 - train_size
+    if not 0.0 < train_size <= 1.0 - validation_size + 1e-9:
+        msg = f"Expected shares above 0 of at most 1 in sum, found {train_size=} and {validation_size=}."
+        raise ValueError(msg)
+    return train_size, validation_size
 
 
 def divided(items: np.ndarray, train_size: float, validation_size: float) -> list[np.ndarray]:

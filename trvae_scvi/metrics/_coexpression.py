@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from trvae_scvi._arguments import check_integer
+
 from ._array import pearson
 from ._matrix import as_matrices
 
@@ -84,9 +86,8 @@ def coexpression_agreement(
     """
     limits = {"n_genes": n_genes, "min_genes": min_genes, "min_cells": min_cells, "min_expressing": min_expressing}
     for name, value in {**limits, "max_cells": max_cells}.items():
-        if value is not None and value < 1:
-            msg = f"Expected `{name}` to be at least 1, found {value}."
-            raise ValueError(msg)
+        if value is not None:
+            check_integer(name, value, 1)
     pred, real, control = as_matrices([pred, real, control], ["pred", "real", "control"])
     n_cells = min(len(pred), len(real), len(real) if max_cells is None else max_cells)
     if n_cells < min_cells:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trvae_scvi._arguments import check_integer
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -33,9 +35,7 @@ def nmae_of_tables(predicted: pd.DataFrame, real: pd.DataFrame, *, alpha: float 
         Fewer significant genes than this give NaN.
     """
     _check_tables(predicted, real, alpha)
-    if min_genes < 1:
-        msg = f"Expected `min_genes` to be at least 1, found {min_genes}."
-        raise ValueError(msg)
+    check_integer("min_genes", min_genes, 1)
     change, predicted_change = real["log_fc"].to_numpy(float), predicted["log_fc"].to_numpy(float)
     counted = _significant(real, alpha) & np.isfinite(change)
     total = np.abs(change[counted]).sum()

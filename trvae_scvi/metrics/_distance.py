@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from trvae_scvi._arguments import check_integer
+
 from ._matrix import as_matrices
 from ._sample import Sample, distance_between
 
@@ -60,10 +62,9 @@ def energy_of_samples(pred: Sample, real: Sample) -> float:
 
 
 def check_max_cells(max_cells: int | None) -> None:
-    """Raise a ValueError unless `max_cells` allows for a distance within a sample."""
-    if max_cells is not None and max_cells < 2:
-        msg = f"Expected `max_cells` to be at least 2 or None, found {max_cells}."
-        raise ValueError(msg)
+    """Raise a TypeError or a ValueError unless `max_cells` allows for a distance within a sample."""
+    if max_cells is not None:
+        check_integer("max_cells", max_cells, 2)
 
 
 def drawn(x: Any, y: Any, max_cells: int | None, seed: int | None) -> list[np.ndarray]:

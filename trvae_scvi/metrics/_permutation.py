@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.metrics import pairwise_distances
 
+from trvae_scvi._arguments import check_integer
+
 from ._distance import drawn
 
 __all__ = ["EnergyTest", "energy_test"]
@@ -79,9 +81,7 @@ def energy_test(
     >>> energy_test(x[:25], x[25:], n_permutations=99).p_value > 0.05
     True
     """
-    if n_permutations < 1:
-        msg = f"Expected `n_permutations` to be at least 1, found {n_permutations}."
-        raise ValueError(msg)
+    check_integer("n_permutations", n_permutations, 1)
     x, y = drawn(x, y, max_cells, seed)
     cells = np.vstack([x, y]).astype(np.float64)
     cells -= cells.mean(axis=0)  # dot products behind the distances lose digits to a common offset

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trvae_scvi._arguments import check_integer
+
 from ._array import checked_response
 from ._distance import check_max_cells
 from ._matrix import as_matrices
@@ -161,9 +163,8 @@ def noise_ceiling(
     >>> noise_ceiling(real, control, source, n_top_genes=2).columns.tolist()
     ['genes', 'metric', 'value', 'std', 'note']
     """
-    if n_cells is not None and n_cells < 2:
-        msg = f"Expected `n_cells` to be at least 2 or None, found {n_cells}."
-        raise ValueError(msg)
+    if n_cells is not None:
+        check_integer("n_cells", n_cells, 2)
     options: dict[str, Any] = {
         "n_top_genes": n_top_genes,
         "n_splits": n_splits,
@@ -188,9 +189,7 @@ def _checked(
     check_metrics(metrics)
     check_max_cells(max_cells)
     for name, number in (("n_top_genes", n_top_genes), ("n_splits", n_splits)):
-        if number < 1:
-            msg = f"Expected `{name}` to be at least 1, found {number}."
-            raise ValueError(msg)
+        check_integer(name, number, 1)
     there = {name: values for name, values in cells.items() if values is not None}
     arrays: dict[str, Any] = dict.fromkeys(("control", "source", "expected"))
     arrays |= dict(zip(there, as_matrices(list(there.values()), list(there)), strict=True))

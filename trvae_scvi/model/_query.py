@@ -97,8 +97,8 @@ def query_model(
     counts = cells_by_label(model.adata_manager, schema) if schema.labels_key is not None else None
     model.measured_ = _measured(counts, reference.measured_, trains_all=surgery["unfrozen"])
     apply_surgery(model)
-    model.levels_ = reference.levels_ if trains_new_rows_only(model.module) else None
-    model.process_ = reference.process_
+    if trains_new_rows_only(model.module):  # else they would be of another network than the one that answers
+        model.levels_, model.process_ = reference.levels_, reference.process_
     model.is_trained_ = not grown and not any(p.requires_grad for p in model.module.parameters())
     model.module.eval()
     return model

@@ -10,6 +10,7 @@ import pandas as pd
 
 from trvae_scvi.data._designs import warn
 from trvae_scvi.metrics._anndata import comparison_matrix
+from trvae_scvi.metrics._matrix import gene_means
 
 from ._panels import panel_axes, unique_names
 from ._style import AS_IS, OKABE_ITO, shown
@@ -128,7 +129,7 @@ def _observed(model: TRVAE, conditions: Sequence[str], source: str) -> dict[str,
     def means(condition: str) -> np.ndarray:
         cells = adata[(own == condition).to_numpy()]
         counts = model.module.likelihood.models_counts
-        return comparison_matrix(cells, layer=arguments["layer"], counts=counts).mean(axis=0)
+        return gene_means(comparison_matrix(cells, layer=arguments["layer"], counts=counts))
 
     there = [condition for condition in conditions if (own == condition).any()]
     if not there or not (own == source).any():

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import r2_score
 
+from trvae_scvi._arguments import check_integer
 from trvae_scvi.metrics._anndata import check_same_genes, comparison_matrix
 from trvae_scvi.metrics._array import pearson
 
@@ -230,9 +231,7 @@ def reg_var(
 
 
 def _draw(frame: pd.DataFrame, statistic: str, counts: bool, n_labels: int, ax: Axes | None, show: bool | None) -> Axes:
-    if n_labels < 0:
-        msg = f"Expected `n_labels` to be at least 0, found {n_labels}."
-        raise ValueError(msg)
+    check_integer("n_labels", n_labels, 0)
     fit = regression_fit(frame)
     ax = new_axes(ax, (4.5, 4.5))
     ax.scatter(frame["real"], frame["predicted"], s=8, color=OKABE_ITO[0], alpha=0.6, linewidths=0)

@@ -72,8 +72,9 @@ class Targets:
         if learned is None:
             msg = (
                 f"{plain_list(asked)} were not measured, and the model has not learned how conditions differ by their "
-                "descriptions: its training was cut short or from a data module, or no label connects the control with "
-                "other conditions. Call `train()` again, on an AnnData."
+                "descriptions: its training was cut short or from a data module, no label connects the control with "
+                "other conditions, or it is of a query that trains more than what is new. Call `train()` again, on an "
+                "AnnData, or map the query without `unfrozen` and the like."
             )
             raise ValueError(msg)
         streams = {name: zlib.crc32(str(name).encode()) if name in asked else code for name, code in codes.items()}

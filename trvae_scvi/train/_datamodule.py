@@ -15,7 +15,6 @@ from scvi import REGISTRY_KEYS
 from trvae_scvi._arguments import check_integer
 from trvae_scvi._math._summaries import ValueSummary, summarize_tensor
 from trvae_scvi._seeds import current_seed
-from trvae_scvi.data import _protocols
 from trvae_scvi.data._columns import check_not_condition
 from trvae_scvi.data._registry import own_registry
 from trvae_scvi.data._schema import Schema
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from trvae_scvi.module._trvae_module import TRVAEModule
 
 __all__ = ["CheckBatches", "check_datamodule", "prepare_datamodule", "setup_annbatch"]
-
-_TRAIN_SIZE = 0.9
 
 
 class CheckBatches(Callback):
@@ -114,7 +111,7 @@ def setup_annbatch(
     return CollectionDataModule(collection, arguments, chunk_size=chunk_size, preload_nchunks=preload_nchunks)
 
 
-def check_datamodule(datamodule: object, registry: dict[str, Any], module: TRVAEModule) -> None:
+def check_datamodule(datamodule: Any, registry: dict[str, Any], module: TRVAEModule) -> None:
     """Raise unless a data module serves what a model was made for.
 
     Parameters
@@ -132,10 +129,11 @@ def check_datamodule(datamodule: object, registry: dict[str, Any], module: TRVAE
         If it serves other genes, conditions or covariates, lacks a column, or is known to hold values that the model
         does not take.
     """
-    if not (isinstance(datamodule, LightningDataModule) and _protocols.is_able(datamodule, _protocols.DataModule)):
+    served_registry = getattr(datamodule, "registry", None)
+    if not isinstance(datamodule, LightningDataModule) or served_registry is None:
         msg = f"Expected `datamodule` to be a data module of scvi-tools, found {type(datamodule).__name__}."
         raise TypeError(msg)
-    served, own = Schema.of(own_registry(datamodule.registry)), Schema.of(registry)
+    served, own = Schema.of(own_registry(served_registry)), Schema.of(registry)
     for what, names_of in _NAMES.items():
         found, expected = names_of(served), names_of(own)
         if found != expected:
@@ -156,7 +154,7 @@ def check_datamodule(datamodule: object, registry: dict[str, Any], module: TRVAE
 
 
 def prepare_datamodule(
-    datamodule: LightningDataModule,
+    datamodule: Any,
     *,
     mmd_reference: int | None,
     batch_size: int,
@@ -190,31 +188,30 @@ def prepare_datamodule(
     ValueError
         If there are no validation cells though there should be, or the data module cannot do what is asked.
     """
-    if _protocols.is_able(datamodule, _protocols.TakesReference):
+    if hasattr(datamodule, "mmd_reference"):
         datamodule.mmd_reference = mmd_reference
     # upstream does so, too, from 1.5 on, but never sets a batch size of 128
-    if _protocols.is_able(datamodule, _protocols.SetsBatchSize):
+    if hasattr(datamodule, "set_batch_size"):
         datamodule.set_batch_size(batch_size)
-    if _protocols.is_able(datamodule, _protocols.SetsSplit):
-        if train_size is None and validation_size is None:
-            train_size = _TRAIN_SIZE  # as upstream; its own data module does not split unasked
+    if hasattr(datamodule, "set_split"):
         datamodule.set_split(
             train_size=train_size, validation_size=validation_size, shuffle_set_split=shuffle_set_split
         )
-    is_empty = _protocols.is_able(datamodule, _protocols.CountsValidationCells) and datamodule.n_val == 0
-    if needs_validation and (is_empty or not is_overridden("val_dataloader", datamodule)):
+    if needs_validation and (
+        getattr(datamodule, "n_val", None) == 0 or not is_overridden("val_dataloader", datamodule)
+    ):
         msg = (
             "early_stopping needs validation cells, but the data module has none. Give it some (train_size), or "
             "pass early_stopping=False."
         )
         raise ValueError(msg)
-    n_obs = int(datamodule.n_obs if _protocols.is_able(datamodule, _protocols.CountsCells) else n_cells)
-    return n_obs, int(datamodule.n_train if _protocols.is_able(datamodule, _protocols.CountsTrainingCells) else n_obs)
+    n_obs = int(getattr(datamodule, "n_obs", n_cells))
+    return n_obs, int(getattr(datamodule, "n_train", n_obs))
 
 
 def _known_values(datamodule: object) -> ValueSummary | None:
     """What a data module tells of all its values, if it does."""
-    values = datamodule.values if _protocols.is_able(datamodule, _protocols.KnowsValues) else None
+    values = getattr(datamodule, "values", None)
     return values if isinstance(values, ValueSummary) else None
 
 

@@ -13,7 +13,7 @@ from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from trvae_scvi._seeds import current_seed
-from trvae_scvi.data._sampler import ConditionBalancedSampler, divided
+from trvae_scvi.data._sampler import ConditionBalancedSampler, divided, shares
 
 if TYPE_CHECKING:
     from scvi.data import AnnDataManager
@@ -94,13 +94,13 @@ class TRVAEDataSplitter(DataSplitter):
 
     def _split(self) -> list[np.ndarray]:
         rng = np.random.default_rng(self.seed)
-        validation_size = 1.0 - self.train_size if self.validation_size is None else self.validation_size
+        sizes = shares(self.train_size, self.validation_size)
         of_conditions = []
         for code in np.unique(self.conditions):
             cells = np.flatnonzero(self.conditions == code)
             if self.shuffle_set_split:
                 cells = rng.permutation(cells)
-            of_conditions.append(divided(cells, self.train_size, validation_size))
+            of_conditions.append(divided(cells, *sizes))
         return [np.concatenate(part) for part in zip(*of_conditions, strict=True)]
 
     def _sampler(self, indices: np.ndarray) -> ConditionBalancedSampler:

@@ -22,6 +22,7 @@ from trvae_scvi._compat import merge_kwargs
 from trvae_scvi._math._mmd import MIN_CELLS
 from trvae_scvi._seeds import current_seed, seeded
 from trvae_scvi.data._designs import warn, warn_of_few_cells
+from trvae_scvi.data._sampler import shares
 from trvae_scvi.data._schema import Schema
 from trvae_scvi.data._strata import cells_by_label
 from trvae_scvi.data._values import read_once
@@ -91,8 +92,9 @@ def train_model(
     check_integer("batch_size", batch_size, 2)  # the MMD needs company
     if max_epochs is not None:
         check_integer("max_epochs", max_epochs, 1)
-    sizes = _sizes(train_size, validation_size)
-    split: dict[str, Any] = {**sizes, "shuffle_set_split": shuffle_set_split}
+    # `validation_size` as given: what 1 - 0.9 leaves is rounded to less than 0.1, which others cut to fewer cells
+    split: dict[str, Any] = {"train_size": shares(train_size, validation_size)[0], "validation_size": validation_size}
+    split["shuffle_set_split"] = shuffle_set_split
     _check_split(datasplitter_kwargs or {})
     trainer_kwargs = {"gradient_clip_val": 100.0} | _trainer_arguments(trainer_config, trainer_kwargs)
     callbacks = list(trainer_kwargs.pop("callbacks", None) or ())
@@ -117,10 +119,10 @@ def train_model(
         stopping, trainer_kwargs = _early_stopping(max_epochs, plan_kwargs, trainer_kwargs)
         callbacks += stopping
     if is_new:
-        _warn_of_few_cells(model)
+        _warn_of_few_cells(model, has_cells=datamodule is None)
     prepare = functools.partial(_prepare_conditions, model, has_cells=datamodule is None, is_new=is_new)
     with (
-        _taking_note(model, progress, prepare, nonnegative=nonnegative),
+        _taking_note(model, progress, prepare, nonnegative=nonnegative, has_cells=datamodule is None),
         _quiet(model.module),
         seeded(set_here["seed"]),
         tempfile.TemporaryDirectory() as folder,
@@ -153,6 +155,8 @@ def _prepare_conditions(model: Model, *, has_cells: bool, is_new: bool) -> None:
         count_cells(model)
         if is_new:
             learn_prior(model)
+    else:
+        model.module.n_cells.zero_()
 
 
 def _prepare(datamodule: Any, model: Model, **asked: Any) -> tuple[int, int]:
@@ -200,7 +204,9 @@ def _check_own_data(model: Model, validate: Callable[[], object]) -> bool:
 
 
 @contextlib.contextmanager
-def _taking_note(model: Model, progress: Progress, prepare: Callable[[], None], *, nonnegative: bool) -> Iterator[None]:
+def _taking_note(
+    model: Model, progress: Progress, prepare: Callable[[], None], *, nonnegative: bool, has_cells: bool
+) -> Iterator[None]:
     """Leave the model fit for use whatever ends the block, and bring up to date what it knows of its training."""
     was_trained = model.is_trained_
     try:
@@ -210,7 +216,7 @@ def _taking_note(model: Model, progress: Progress, prepare: Callable[[], None], 
         if progress.moved and model.surgery_ is None:
             model.levels_ = model.process_ = None  # they are of the network that was
             model.nonnegative_ = nonnegative
-            _note_measured(model, was_trained=was_trained)
+            _note_measured(model, was_trained=was_trained, has_cells=has_cells)
 
 
 @contextlib.contextmanager
@@ -229,10 +235,12 @@ def _quiet(module: TRVAEModule) -> Iterator[None]:
         yield
 
 
-def _note_measured(model: Model, *, was_trained: bool) -> None:
+def _note_measured(model: Model, *, was_trained: bool, has_cells: bool) -> None:
     """Take down under which conditions labels had training cells, in this training and in earlier ones."""
     schema = Schema.of(model.registry_)
-    if model.adata is None or schema.labels_key is None:
+    if not has_cells:
+        model.measured_ = None  # a data module does not tell what it serves before it does
+    if not has_cells or schema.labels_key is None:
         return
     measured = cells_by_label(model.adata_manager, schema) > 0
     if not was_trained:
@@ -241,8 +249,8 @@ def _note_measured(model: Model, *, was_trained: bool) -> None:
         model.measured_ = model.measured_ | measured
 
 
-def _warn_of_few_cells(model: Model) -> None:
-    if model.adata is None or not model.module.options.matches_conditions:
+def _warn_of_few_cells(model: Model, *, has_cells: bool) -> None:
+    if not has_cells or not model.module.options.matches_conditions:
         return
     schema = Schema.of(model.registry_)
     counts = cells_by_label(model.adata_manager, schema)
@@ -307,24 +315,6 @@ def _warn_of_short_training(max_epochs: int, n_cells: int) -> None:
             f"max_epochs={max_epochs} is less than a third of the default for {n_cells} cells, {default}. That does to "
             "see whether the code runs; predictions of a model trained so little are often worse than the mean shift."
         )
-
-
-def _sizes(train_size: float | None, validation_size: float | None) -> dict[str, float | None]:
-    """Shares of training and validation cells: one that is not given is what the other one leaves."""
-    given = {"train_size": train_size, "validation_size": validation_size}
-    for name, share in given.items():
-        if share is not None:
-            check_number(name, share, positive=name == "train_size")
-            if not 0 <= share <= 1:
-                msg = f"Expected `{name}`, a share of the cells, from 0 to 1, found {share}."
-                raise ValueError(msg)
-    if validation_size is not None:
-        if train_size is None:
-            given["train_size"] = train_size = 1.0 - validation_size
-        if not 0 < train_size <= 1.0 - validation_size + 1e-9:
-            msg = f"Expected shares above 0 of at most 1 in sum, found {train_size=} and {validation_size=}."
-            raise ValueError(msg)
-    return given
 
 
 def _check_split(datasplitter_kwargs: dict[str, Any]) -> None:
