@@ -38,16 +38,10 @@ def changes_of(name: str) -> dict:
     run = held_out(
         data.read(),
         methods={"trVAE": method},
-        groups=None,
         targets=data.targets,
-        seeds=[0],
-        layer=None,
         counts=data.counts,
-        n_hvg=None,
-        n_top_genes=100,
         metrics=["mse_means"],
         out=RUNS / name.replace(", ", "_"),
-        n_jobs=None,
         progress_bar=False,
         **data.keys,
     )

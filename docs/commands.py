@@ -18,8 +18,10 @@ PAGE = Path(__file__).with_name("commands.md")
 HEAD = """# On the command line
 
 `trvae-scvi` has five commands, each with `--help`. They do what the functions of the package do, with equal numbers.
-Cells come from an `.h5ad` file or a `.zarr` folder; a column of conditions and, for all but `predict`, one of cell
-types say what is what. Of more genes than 2,000 the most variable are taken, chosen without the cells that are hidden.
+Cells come from an `.h5ad` file or a `.zarr` folder. A column holds the condition of each cell, another one its type:
+`evaluate` and `assess` take `cell_type` if you name none, `train` and `predict` use types only if you name the column.
+Name it in `train`: without it predictions are worse where conditions hold types in different shares. Of more genes than
+2,000 the most variable are taken, chosen without the cells that are hidden.
 """
 
 

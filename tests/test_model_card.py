@@ -135,9 +135,7 @@ def test_a_query_is_told_from_its_reference(cells, model):
     query = cells[::12].copy()
     query.obs["condition"] = query.obs["condition"].astype(str).replace("stimulated", "heat").astype("category")
     as_it_is = tv.TRVAE.load_query_data(cells[::12].copy(), model)
-    assert "- Training and validation cells: not known of the query" in tv.benchmark.model_card(
-        as_it_is, **ASKED
-    )
+    assert "- Training and validation cells: not known of the query" in tv.benchmark.model_card(as_it_is, **ASKED)
     mapped = tv.TRVAE.load_query_data(query, model)
     mapped.train(max_epochs=2, enable_progress_bar=False)
     card = tv.benchmark.model_card(mapped, **ASKED)

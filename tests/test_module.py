@@ -201,7 +201,7 @@ def test_widths_may_be_an_array():
 
 @pytest.mark.parametrize("likelihood", ["nb", "mse"])
 def test_whether_counts_are_modelled(likelihood):
-    assert make(gene_likelihood=likelihood).models_counts == (likelihood == "nb")
+    assert make(gene_likelihood=likelihood).likelihood.models_counts == (likelihood == "nb")
 
 
 def test_only_the_whole_objective_has_the_prior():

@@ -10,10 +10,9 @@ import pandas as pd
 
 from trvae_scvi._arguments import check_choice, check_number
 from trvae_scvi.metrics import comparison_matrix
-from trvae_scvi.metrics._scorer import DEFAULT_METRICS
 
 from ._expectation import expected_skills, lacking_scores, n_changed, verdict_of, verdict_on
-from ._experiments import squared_distances
+from ._experiments import group_distances
 from ._holdout import MIN_CELLS, check_columns, check_two_conditions, in_order, only_values
 from ._interval_calibration import fit_model_error
 from ._runner import held_out
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Assessment", "assess"]
 
-_TOP_GENES = 100
 _FAR = 2.0  # distance from the nearest measured group, in median distances of these from theirs
 
 
@@ -255,8 +253,6 @@ def assess(
             layer=layer,
             counts=counts,
             n_hvg=n_hvg,
-            n_top_genes=_TOP_GENES,
-            metrics=DEFAULT_METRICS,
             out=out,
             n_jobs=n_jobs,
             progress_bar=progress_bar,
@@ -351,7 +347,7 @@ def _distance(controls: AnnData, counts: bool, group_key: str, group: Hashable, 
         comparison_matrix(controls[(controls.obs[group_key] == name).to_numpy()], counts=counts)
         for name in (group, *measured)
     ]
-    squared, noise = squared_distances(cells)
+    squared, noise = group_distances(cells)
     np.fill_diagonal(squared, np.inf)
     # groups that are no further apart than noise puts them are not told from one another
     typical = max(float(np.median(squared[1:, 1:].min(axis=1))), float(np.median(noise[1:])))

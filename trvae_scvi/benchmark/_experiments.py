@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["cells_needed", "rank_experiments", "squared_distances"]
+__all__ = ["cells_needed", "group_distances", "rank_experiments"]
 
 # Numbers of cells that are tried, of each condition.
 _SIZES = (10, 20, 40, 80, 160, 320)
@@ -227,7 +227,7 @@ def _check_candidates(asked: list[Any], groups: list[Hashable], measured: list[H
         raise ValueError(msg)
 
 
-def squared_distances(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def group_distances(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Squared distances of the groups' means, `k x k`, and by how much sampling moves each mean, `k`.
 
     Without what sampling adds: a group of few cells would lie far from all others.
@@ -240,7 +240,7 @@ def squared_distances(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndar
 
 def _prior(controls: Sequence[np.ndarray], n_cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Covariance of responses between groups, `k x k`, variance of what is measured, `k`, and distances, `k x k`."""
-    squared, noise = squared_distances(controls)
+    squared, noise = group_distances(controls)
     np.fill_diagonal(squared, 0.0)
     pairs = squared[np.triu_indices(len(controls), 1)]
     length = np.median(pairs)

@@ -155,24 +155,7 @@ def leave_one_group_out(
     >>> table["method"].unique().tolist()[:3]
     ['short', 'no change', 'mean of others']
     """
-    return held_out(
-        adata,
-        group_key=group_key,
-        condition_key=condition_key,
-        control=control,
-        methods=methods,
-        groups=groups,
-        targets=targets,
-        seeds=seeds,
-        layer=layer,
-        counts=counts,
-        n_hvg=n_hvg,
-        n_top_genes=n_top_genes,
-        metrics=metrics,
-        out=out,
-        n_jobs=n_jobs,
-        progress_bar=progress_bar,
-    ).table
+    return held_out(**locals()).table
 
 
 class Run(NamedTuple):
@@ -195,20 +178,20 @@ def held_out(
     adata: AnnData,
     *,
     group_key: str,
-    condition_key: str,
+    condition_key: str = "condition",
     control: Hashable,
-    methods: Mapping[str, Method] | None,
-    groups: Sequence[Hashable] | None,
-    targets: Sequence[Hashable] | None,
-    seeds: Sequence[int],
-    layer: str | None,
-    counts: bool,
-    n_hvg: int | None,
-    n_top_genes: int,
-    metrics: Sequence[str],
-    out: str | os.PathLike[str] | None,
-    n_jobs: int | None,
-    progress_bar: bool,
+    methods: Mapping[str, Method] | None = None,
+    groups: Sequence[Hashable] | None = None,
+    targets: Sequence[Hashable] | None = None,
+    seeds: Sequence[int] = (0,),
+    layer: str | None = None,
+    counts: bool = True,
+    n_hvg: int | None = None,
+    n_top_genes: int = 100,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    out: str | os.PathLike[str] | None = None,
+    n_jobs: int | None = None,
+    progress_bar: bool = True,
 ) -> Run:
     """Hold groups out; the arguments are those of :func:`leave_one_group_out`."""
     methods = check_methods({"trVAE": TRVAEMethod()} if methods is None else methods, BASELINES)
@@ -227,6 +210,30 @@ def held_out(
         store = PartStore(Path(out), {**fingerprint, **settings, "methods": described})
     runs = list(product(map(int, seeds), methods))
     jobs = [*(Job(*pair) for pair in pairs), *(Job(*pair, *run) for pair, run in product(pairs, runs))]
+    parts = _computed(jobs, cells, keys, scoring, methods, store, n_jobs=n_jobs, progress_bar=progress_bar)
+    table = pd.concat([_pair_table(parts, pair, runs, int(seeds[0])) for pair in pairs], ignore_index=True)
+    table.attrs["skipped"] = skipped
+    table.attrs["settings"] = settings | {"seeds": list(map(int, seeds)), "methods": described}
+    if out is not None:
+        _write(table, Path(out))
+    changes: dict[str, dict[tuple[Hashable, Hashable, int], Any]] = {name: {} for name in methods}
+    for (group, target), (seed, name) in product(pairs, runs):
+        changes[name][group, target, seed] = parts[Job(group, target, seed, name)].changes
+    return Run(table, changes)
+
+
+def _computed(
+    jobs: Sequence[Job],
+    cells: AnnData,
+    keys: Mapping[str, Any],
+    scoring: Mapping[str, Any],
+    methods: Mapping[str, Method],
+    store: PartStore | None,
+    *,
+    n_jobs: int | None,
+    progress_bar: bool,
+) -> dict[Job, Part]:
+    """Do the jobs that are not finished yet; all of them, with what they gave."""
     kept = {} if store is None else {job: store.read(*job) for job in jobs}
     # a method's piece is finished when its changes are there, too
     parts: dict[Job, Part] = {
@@ -241,15 +248,7 @@ def held_out(
     as_they_come = get_active_backend()[0].supports_return_generator  # Ray's backend does not
     results = Parallel(n_jobs=n_jobs, return_as="generator_unordered" if as_they_come else "list")(todo)
     parts.update(track(results, description="Holding out", total=len(todo), disable=not progress_bar))
-    table = pd.concat([_pair_table(parts, pair, runs, int(seeds[0])) for pair in pairs], ignore_index=True)
-    table.attrs["skipped"] = skipped
-    table.attrs["settings"] = settings | {"seeds": list(map(int, seeds)), "methods": described}
-    if out is not None:
-        _write(table, Path(out))
-    changes: dict[str, dict[tuple[Hashable, Hashable, int], Any]] = {name: {} for name in methods}
-    for (group, target), (seed, name) in product(pairs, runs):
-        changes[name][group, target, seed] = parts[Job(group, target, seed, name)].changes
-    return Run(table, changes)
+    return parts
 
 
 def _pair_table(

@@ -60,9 +60,9 @@ def summarize(table: pd.DataFrame, *, level: float = 0.9) -> pd.DataFrame:
     KeyError
         If a column is missing.
     TypeError
-        If a number is none.
+        If `level` is not a number.
     ValueError
-        If the table is empty or a number is out of its range.
+        If the table is empty or `level` is not between 0 and 1.
 
     Examples
     --------

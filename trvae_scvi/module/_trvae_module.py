@@ -125,11 +125,6 @@ class TRVAEModule(BaseMinifiedModeModuleClass):
             name, value = "options", dataclasses.replace(self.options, **{name: value})
         super().__setattr__(name, value)
 
-    @property
-    def models_counts(self) -> bool:
-        """Whether the likelihood is one of counts."""
-        return self.likelihood.models_counts
-
     def adopt(self, reference: TRVAEModule) -> bool:
         """Take over all parameters of a module with at most as many categories; return whether some are new here."""
         for own, theirs in zip(self.decoder.condition_layers(), reference.decoder.condition_layers(), strict=True):
