@@ -155,16 +155,20 @@ def predicted_cells(method: Method, holdout: HoldOut) -> np.ndarray:
         If the prediction is no matrix of finite values, has other genes than the hold-out or, with counts, negative
         values.
     """
-    prediction = method(holdout)
+    return as_compared(method(holdout), holdout.control, counts=holdout.counts)
+
+
+def as_compared(prediction: object, control: AnnData, *, counts: bool) -> np.ndarray:
+    """Bring a prediction into the space in which it is compared; see :func:`predicted_cells` for what is raised."""
     if isinstance(prediction, AnnData):
-        check_same_genes(control=holdout.control, prediction=prediction)
-        return comparison_matrix(prediction, counts=holdout.counts, name="prediction")
+        check_same_genes(control=control, prediction=prediction)
+        return comparison_matrix(prediction, counts=counts, name="prediction")
     if not isinstance(prediction, np.ndarray):
         msg = f"Expected a prediction as AnnData or array, found {type(prediction).__name__}."
         raise TypeError(msg)
     cells = as_matrix(prediction, "prediction")
-    if cells.shape[1] != holdout.control.n_vars:
-        msg = f"Expected a prediction of {holdout.control.n_vars} genes, found {cells.shape[1]}."
+    if cells.shape[1] != control.n_vars:
+        msg = f"Expected a prediction of {control.n_vars} genes, found {cells.shape[1]}."
         raise ValueError(msg)
     return cells
 

@@ -196,17 +196,21 @@ def _references(split: Split, **scoring: Any) -> pd.DataFrame:
     return table.assign(effect_p=effect.p_value)
 
 
-def with_skill(frames: Iterable[pd.DataFrame], references: pd.DataFrame) -> pd.DataFrame:
+def with_skill(
+    frames: Iterable[pd.DataFrame], references: pd.DataFrame, *, trivial: Sequence[str] = TRIVIAL
+) -> pd.DataFrame:
     """Put scores of predictions and those of the references together, and give all of them their skill."""
     by_method = dict(list(references.groupby("method", sort=False)))
-    ends = {"reference": [by_method[name] for name in TRIVIAL], "ceiling": by_method[CEILING]}
-    scored, effect_p = [], references["effect_p"].iloc[0]
+    ends = {"reference": [by_method[name] for name in trivial], "ceiling": by_method[CEILING]}
+    scored = []
     for frame in (*frames, *by_method.values()):
         frame, skills = frame.reset_index(drop=True), skill(frame, **ends)
+        if frame["value"].isna().all():  # nothing was predicted, which is no failure
+            skills[["skill", "skill_std"]] = np.nan
         # a score without a value says why itself
         notes = frame["note"].fillna("")
         notes = notes.where(notes != "", skills["note"])
-        scored.append(frame.assign(skill=skills["skill"], skill_std=skills["skill_std"], note=notes, effect_p=effect_p))
+        scored.append(frame.assign(skill=skills["skill"], skill_std=skills["skill_std"], note=notes))
     return pd.concat(scored, ignore_index=True)
 
 
@@ -270,7 +274,8 @@ def compare_predictions(
         scorer.score(comparison_matrix(cells, counts=holdout.counts, name=name)).assign(method=name)
         for name, cells in predictions.items()
     ]
-    table = with_skill(frames, _references(split, **scoring))
+    references = _references(split, **scoring)
+    table = with_skill(frames, references).assign(effect_p=references["effect_p"].iloc[0])
     return table[["method", "genes", "metric", "value", "std", "skill", "skill_std", "note", "effect_p"]]
 
 

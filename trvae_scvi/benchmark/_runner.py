@@ -256,7 +256,8 @@ def _pair_table(
 ) -> pd.DataFrame:
     """Put the tables of one hold-out together, with skills."""
     frames = [parts[Job(*pair, *run)].scores.assign(seed=run[0], method=run[1]) for run in runs]
-    scored = with_skill(frames, parts[Job(*pair)].scores.assign(seed=first_seed))
+    references = parts[Job(*pair)].scores.assign(seed=first_seed)
+    scored = with_skill(frames, references).assign(effect_p=references["effect_p"].iloc[0])
     return scored.assign(group=pair[0], target=pair[1])[_COLUMNS]
 
 

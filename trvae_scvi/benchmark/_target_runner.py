@@ -16,13 +16,12 @@ from scvi.utils import track
 from trvae_scvi._arguments import check_integer
 from trvae_scvi.data._columns import check_column
 from trvae_scvi.data._condition_features import ConditionFeatures
-from trvae_scvi.metrics import comparison_matrix, skill
-from trvae_scvi.metrics._anndata import check_same_genes
-from trvae_scvi.metrics._matrix import as_matrix
+from trvae_scvi.metrics import comparison_matrix
 from trvae_scvi.metrics._scorer import DEFAULT_METRICS, Scorer
 from trvae_scvi.predict._request import as_list
 
-from ._comparison import CEILING, TARGET_TRIVIAL
+from ._baseline_methods import as_compared
+from ._comparison import CEILING, TARGET_TRIVIAL, with_skill
 from ._holdout import MIN_CELLS, in_order, only_values, set_aside
 from ._methods import TRVAETargetMethod
 from ._runner import check_methods, check_numbers, check_values
@@ -260,7 +259,7 @@ def _run(
             given = TargetHoldOut(
                 training.copy(), control.copy(), features=table.copy(), targets=list(fold), seed=seed, **keys
             )
-            predictions[name, seed] = _checked(name, method(given), fold, control)
+            predictions[name, seed] = _checked(name, method(given), fold, control, keys["counts"])
     given = TargetHoldOut(training, control, features=table, targets=list(fold), **keys)
     frames = []
     for name in pd.unique(sides.group):
@@ -272,29 +271,23 @@ def _run(
     return pd.concat(frames, ignore_index=True)[_COLUMNS] if frames else pd.DataFrame(columns=_COLUMNS)
 
 
-def _checked(name: str, predicted: Any, fold: Sequence[Any], control: AnnData) -> Mapping[Any, Any]:
-    """Predictions of a method, if there is one of every cell for every target."""
+def _checked(name: str, predicted: Any, fold: Sequence[Any], control: AnnData, counts: bool) -> dict[Any, np.ndarray]:
+    """Predictions of a method as they are compared, if there is one of every cell for every target."""
     if not isinstance(predicted, Mapping) or not set(fold) <= set(predicted):
         found = list(predicted) if isinstance(predicted, Mapping) else type(predicted).__name__
         msg = f"Expected {name!r} to give predicted cells for each of {list(fold)}, found {found}."
         raise ValueError(msg)
-    for target in fold:
-        if isinstance(predicted[target], AnnData):
-            check_same_genes(control=control, prediction=predicted[target])
-        elif isinstance(predicted[target], np.ndarray):
-            as_matrix(predicted[target], "prediction")
-        else:
-            msg = f"Expected {name!r} to predict an AnnData or an array, found {type(predicted[target]).__name__}."
-            raise TypeError(msg)
-        if predicted[target].shape != control.shape:
-            msg = f"Expected {name!r} to predict {control.shape} cells and genes, found {predicted[target].shape}."
+    cells = {target: as_compared(predicted[target], control, counts=counts) for target in fold}
+    for of_target in cells.values():
+        if len(of_target) != control.n_obs:
+            msg = f"Expected {name!r} to predict {control.n_obs} cells, found {len(of_target)}."
             raise ValueError(msg)
-    return predicted
+    return cells
 
 
 def _scored(
     given: TargetHoldOut,
-    predictions: Mapping[tuple[str, int], Mapping[Any, Any]],
+    predictions: Mapping[tuple[str, int], Mapping[Any, np.ndarray]],
     target: Any,
     in_training: np.ndarray,
     in_control: np.ndarray,
@@ -322,33 +315,18 @@ def _scored(
         n_cells=len(source),
         **scoring,
     )
-    frames = []
-    for (name, seed), by_target in predictions.items():
-        cells = by_target[target]
-        values = np.asarray(cells) if isinstance(cells, np.ndarray) else matrix(cells)
-        frames.append(scorer.score(values[in_control]).assign(method=name, seed=seed))
-    of_trivial = []
+    frames = [
+        scorer.score(by_target[target][in_control]).assign(method=name, seed=seed)
+        for (name, seed), by_target in predictions.items()
+    ]
+    references = []
     for name, change in found.items():
-        moved = source + change
-        moved = np.maximum(moved, 0.0) if given.counts else moved
         if np.isnan(change).any():
-            table = scorer.score(source).assign(
-                value=np.nan, std=np.nan, note="conditions are no doses of one drug each"
-            )
+            note = "conditions are no doses of one drug each"
+            table = scorer.score(source).assign(value=np.nan, std=np.nan, note=note)
         else:
-            table = scorer.score(moved)
-        frames.append(table.assign(method=name, seed=first_seed))
-        if name in TARGET_TRIVIAL:
-            of_trivial.append(table)
-    ceiling = scorer.ceiling()
-    frames.append(ceiling.assign(method=CEILING, seed=first_seed))
-    scored = []
-    for frame in frames:
-        skills = skill(frame, reference=of_trivial, ceiling=ceiling)
-        if frame["value"].isna().all():  # nothing was predicted, which is no failure
-            skills[["skill", "skill_std"]] = np.nan
-        notes = frame["note"].where(frame["note"] != "", skills["note"].to_numpy())
-        scored.append(
-            frame.assign(skill=skills["skill"].to_numpy(), skill_std=skills["skill_std"].to_numpy(), note=notes)
-        )
-    return pd.concat(scored, ignore_index=True).assign(target=target)
+            table = scorer.score(np.maximum(source + change, 0.0) if given.counts else source + change)
+        references.append(table.assign(method=name))
+    references.append(scorer.ceiling().assign(method=CEILING))
+    without_network = pd.concat(references, ignore_index=True).assign(seed=first_seed)
+    return with_skill(frames, without_network, trivial=TARGET_TRIVIAL).assign(target=target)
