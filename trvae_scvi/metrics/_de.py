@@ -9,6 +9,8 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
+from trvae_scvi._arguments import check_number
+
 from ._matrix import as_matrices, gene_means, gene_variances
 
 __all__ = ["DEMethod", "de_genes", "de_table", "responsive_genes"]
@@ -96,7 +98,7 @@ def de_genes(cells: Any, control: Any, *, method: DEMethod = "wilcoxon", alpha: 
     Raises
     ------
     TypeError
-        If cells are an AnnData: pass a matrix of them.
+        If cells are an AnnData: pass a matrix of them; or `alpha` is no number.
     ValueError
         If a side has fewer than 2 cells, `method` is unknown, `alpha` is not above 0 and at most 1, or the arrays are
         no matrices of finite values with the same number of genes.
@@ -110,9 +112,7 @@ def de_genes(cells: Any, control: Any, *, method: DEMethod = "wilcoxon", alpha: 
     >>> np.sign(de_genes(cells, control)["log_fc"]).to_dict()
     {0: -1.0, 1: 1.0}
     """
-    if not 0 < alpha <= 1:
-        msg = f"Expected `alpha` above 0 and at most 1, found {alpha}."
-        raise ValueError(msg)
+    check_number("alpha", alpha, positive=True, at_most=1)
     table = de_table(cells, control, method=method)
     return table.loc[table["p_adj"] < alpha, ["score", "log_fc", "p_adj"]]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trvae_scvi._arguments import check_integer
+from trvae_scvi._arguments import check_integer, check_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,9 +77,7 @@ def reach_of_tables(
         Share of right signs that a prefix needs. A purer one below it does not stop the search.
     """
     _check_tables(predicted, real, alpha)
-    if not 0 < min_purity <= 1:
-        msg = f"Expected `min_purity` above 0 and at most 1, found {min_purity}."
-        raise ValueError(msg)
+    check_number("min_purity", min_purity, positive=True, at_most=1)
     significant = _significant(real, alpha)
     if not significant.any():
         return _NAN
@@ -120,9 +118,7 @@ def _check_tables(predicted: pd.DataFrame, real: pd.DataFrame, alpha: float) -> 
             "all genes on both sides: leaving out those that are hard to predict would pay."
         )
         raise ValueError(msg)
-    if not 0 < alpha <= 1:
-        msg = f"Expected `alpha` above 0 and at most 1, found {alpha}."
-        raise ValueError(msg)
+    check_number("alpha", alpha, positive=True, at_most=1)
 
 
 def _p_adj(table: pd.DataFrame) -> np.ndarray:
