@@ -14,6 +14,7 @@ from trvae_scvi._math._offset_prior import GroupRates
 from trvae_scvi._math._two_way import connected, two_way
 
 from ._expression import Expression
+from ._strata import codes_of
 from ._values import row_chunks
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def output_rates(
     shape
         Numbers of conditions and strata.
     """
-    moments, codes = _Moments(shape[0] * shape[1]), _codes(manager, REGISTRY_KEYS.BATCH_KEY) * shape[1] + strata
+    moments, codes = _Moments(shape[0] * shape[1]), codes_of(manager, REGISTRY_KEYS.BATCH_KEY) * shape[1] + strata
     if not likelihood.models_counts:
         moments.add_all(manager, codes, None)
         per_event = np.ones(len(moments.n))
@@ -102,7 +103,7 @@ def label_means(
     n_groups, n_covariates = shape[0] * shape[1], int(covariates.max()) + 1
     moments = _Moments(n_groups * n_covariates)
     transform = (lambda x, rows: logarithms(x)) if likelihood.models_counts else None
-    pairs = _codes(manager, REGISTRY_KEYS.BATCH_KEY) * shape[1] + _codes(manager, REGISTRY_KEYS.LABELS_KEY)
+    pairs = codes_of(manager, REGISTRY_KEYS.BATCH_KEY) * shape[1] + codes_of(manager, REGISTRY_KEYS.LABELS_KEY)
     moments.add_all(manager, pairs * n_covariates + covariates, transform)
     # a few cells do not tell how much cells scatter: beside them count those of the label under other conditions
     free = np.maximum(moments.n - 1.0, 0.0)[:, None]
@@ -187,7 +188,7 @@ def shares_beyond_cell_types(manager: AnnDataManager, likelihood: Likelihood, n_
     of the others; 0 for a condition with too few.
     """
     x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-    conditions = _codes(manager, REGISTRY_KEYS.BATCH_KEY)
+    conditions = codes_of(manager, REGISTRY_KEYS.BATCH_KEY)
     n_cells = min(len(conditions), _DRAWN_CELLS, max(_DRAWN_ENTRIES // x.shape[1], 1))
     rows = _drawn(conditions, n_cells)
     block: Any = Expression(x, rows)[:]
@@ -272,11 +273,6 @@ class _Moments:
     def squares(self) -> np.ndarray:
         """Sums of squared deviations from the means."""
         return np.maximum(self._sums[1] - self._sums[0] * self.mean, 0.0)
-
-
-def _codes(manager: AnnDataManager, key: str) -> np.ndarray:
-    """Of a registered category, `n`."""
-    return np.asarray(manager.get_from_registry(key)).ravel().astype(np.int64)
 
 
 def _totals(manager: AnnDataManager) -> np.ndarray:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ._model import Model
 
-__all__ = ["cells_by_label", "comparable", "fit_into_memory", "together"]
+__all__ = ["cells_by_label", "codes_of", "comparable", "fit_into_memory", "together"]
 
 _MOST_MEANS = 100_000_000  # of conditions, labels and genes, to be held in memory at a time
 
@@ -32,10 +32,7 @@ def comparable(model: Model) -> tuple[np.ndarray, np.ndarray]:
     labels to be compared with each other; all cells then have the same one.
     """
     schema, manager = Schema.of(model.registry_), model.adata_manager
-    conditions, labels = (
-        np.asarray(manager.get_from_registry(key)).ravel().astype(np.int64)
-        for key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
-    )
+    conditions, labels = (codes_of(manager, key) for key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY))
     n_conditions, n_genes = len(schema.conditions), len(schema.var_names)
     if not fit_into_memory(n_conditions, len(schema.labels), n_genes):
         warn(
@@ -71,11 +68,16 @@ def together(*codes: np.ndarray) -> np.ndarray:
     return np.unique(np.column_stack(codes), axis=0, return_inverse=True)[1].ravel()
 
 
+def codes_of(manager: AnnDataManager, key: str) -> np.ndarray:
+    """Of the cells in a registered column of categories, `n`."""
+    return np.asarray(manager.get_from_registry(key)).ravel().astype(np.int64)
+
+
 def cells_by_label(manager: AnnDataManager, schema: Schema) -> np.ndarray:
     """Numbers of cells, labels x conditions."""
     counts = np.zeros((len(schema.labels), len(schema.conditions)), dtype=np.int64)
-    codes = (manager.get_from_registry(key) for key in (REGISTRY_KEYS.LABELS_KEY, REGISTRY_KEYS.BATCH_KEY))
-    np.add.at(counts, tuple(np.asarray(column).ravel() for column in codes), 1)
+    codes = (codes_of(manager, key) for key in (REGISTRY_KEYS.LABELS_KEY, REGISTRY_KEYS.BATCH_KEY))
+    np.add.at(counts, tuple(codes), 1)
     return counts
 
 

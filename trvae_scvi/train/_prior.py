@@ -11,7 +11,7 @@ from scvi import REGISTRY_KEYS
 from trvae_scvi._math._offset_prior import OffsetPrior, fit_offset_prior
 from trvae_scvi.data._group_means import output_rates, shares_beyond_cell_types
 from trvae_scvi.data._schema import Schema
-from trvae_scvi.data._strata import comparable, together
+from trvae_scvi.data._strata import codes_of, comparable, together
 
 if TYPE_CHECKING:
     from trvae_scvi.data._model import Model
@@ -21,7 +21,7 @@ __all__ = ["count_cells", "learn_prior"]
 
 def count_cells(model: Model) -> None:
     """Tell the network how many cells of each condition there are, over which the conditions' priors are spread."""
-    codes = np.asarray(model.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
+    codes = codes_of(model.adata_manager, REGISTRY_KEYS.BATCH_KEY)
     n_cells = model.module.n_cells
     n_cells.copy_(torch.as_tensor(np.bincount(codes, minlength=len(n_cells))))
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from trvae_scvi._seeds import current_seed
 from trvae_scvi.data._sampler import ConditionBalancedSampler, divided, shares
+from trvae_scvi.data._strata import codes_of
 
 if TYPE_CHECKING:
     from scvi.data import AnnDataManager
@@ -77,8 +78,8 @@ class TRVAEDataSplitter(DataSplitter):
         self.mmd_reference = mmd_reference
         self.sparse_input = sparse_input
         self.stays_sparse = False
-        self.conditions = np.asarray(adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
-        self.labels = np.asarray(adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
+        self.conditions = codes_of(adata_manager, REGISTRY_KEYS.BATCH_KEY)
+        self.labels = codes_of(adata_manager, REGISTRY_KEYS.LABELS_KEY)
         parts = self._split() if self.external_indexing is None else self.external_indexing
         self.train_idx, self.val_idx, self.test_idx = (np.asarray(part, dtype=np.int64) for part in parts)
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
