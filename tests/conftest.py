@@ -36,7 +36,9 @@ def _plain_settings():
     torch.manual_seed(0)
     np.random.seed(0)
     scvi.settings.dl_num_workers = 0
+    verbosity = scvi.settings.verbosity
     yield
+    assert scvi.settings.verbosity == verbosity  # what is set for good is the user's to set
     scvi.settings.seed = None
 
 
