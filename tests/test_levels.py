@@ -80,10 +80,10 @@ def test_the_mean_of_a_label_is_what_the_others_and_the_network_say_in_shares(ce
         with pytest.raises(ValueError, match=r"predict_perturbation\(method='mean'\)"):
             model.get_perturbation_effect(target="stimulated")
     method = "mean" if likelihood == "bernoulli" else "counterfactual"
-    requests = [Request(method=method, seed=seed) for seed in range(24)]
+    asked = Request(method=method, seed=0), 24
     own_cells = AnnDataCells(control_of(model, "type_1"), np.arange(len(control_of(model, "type_1"))), predictor.schema)
-    own, network, _ = _measure(replace(predictor, levels=None), own_cells, [1], requests)
-    _, reached, _ = _measure(predictor, own_cells, [1], requests)
+    own, network, _ = _measure(replace(predictor, levels=None), own_cells, [1], *asked)
+    _, reached, _ = _measure(predictor, own_cells, [1], *asked)
     groups = label_means(model.adata_manager, model.module.likelihood, np.zeros(model.adata.n_obs, int), (2, 4))
     fit = fit_mixed_model(groups)
     label = model.levels_["triples"][0, 0]

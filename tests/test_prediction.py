@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import anndata
@@ -12,6 +13,8 @@ from helpers import make_trained
 from scipy import sparse
 
 import trvae_scvi as tv
+from trvae_scvi.predict._predictor import Predictor
+from trvae_scvi.predict._request import Request
 
 
 def layers(adata):
@@ -564,3 +567,21 @@ def test_several_columns_of_the_labels_name_are_refused(trained, control):
             answer(control, target="stimulated")
     with pytest.raises(ValueError, match="2 columns 'cell_type'"):
         trained.get_mmd_representation(control)
+
+
+@pytest.mark.parametrize("method", ["counterfactual", "sample"])
+def test_draws_of_several_seeds_are_those_of_each(trained, control, method):
+    """Cells are decoded once for all of them."""
+    predictor = Predictor.of(trained)
+    cells = predictor.cells(control, batch_size=50)
+    targets = dict(zip(trained.get_state_registry("batch").categorical_mapping, (0, 1), strict=True))
+    request = Request(method=method, seed=3)
+    together = [(x, list(drawn)) for x, drawn in predictor.draws(cells, targets, request, [3, 8])]
+    for place, seed in enumerate((3, 8)):
+        alone = list(predictor.blocks(cells, targets, replace(request, seed=seed)))
+        assert len(alone) == len(together) > 1
+        for (x, drawn), (own, predicted) in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(x, own)
+            for name, values in predicted.items():
+                found = [cells_of for target, cells_of in drawn if target == name][place]
+                assert (found != values).nnz == 0

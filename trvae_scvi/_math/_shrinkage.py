@@ -31,9 +31,11 @@ def shrinkage(estimate: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.n
     density = np.exp(log_density - log_density.max(axis=0))
     share = np.full(len(grid), 1.0 / len(grid))
     for _ in range(_EM_STEPS):
-        posterior = share[:, None] * density
-        posterior /= posterior.sum(axis=0)
-        share = posterior.mean(axis=1)
+        before = share
+        # the mean over estimates of their posteriors, none of which is needed by itself
+        share = share * (density @ (1.0 / (share @ density))) / density.shape[1]
+    posterior = before[:, None] * density
+    posterior /= posterior.sum(axis=0)
     kept = grid[:, None] / total
     factor = (posterior * kept).sum(axis=0)
     second = (posterior * (kept * noise + (kept * estimate) ** 2)).sum(axis=0)

@@ -155,7 +155,10 @@ def compute(
     """
     try:
         split = Split.of(cells, **keys, group=job.group, target=job.target, seed=job.seed or 0)
-        part = Part(_references(split, **scoring), None) if method is None else _part(method, split, scoring)
+        if method is None:
+            part = Part(_references(split, split.scorer(**scoring)), None)
+        else:
+            part = _part(method, split, scoring)
     except Exception as error:
         what = "the baselines" if job.method is None else f"{job.method!r} with seed {job.seed}"
         error.add_note(f"While {job.group!r} was held out under {job.target!r}, for {what}.")
@@ -184,9 +187,9 @@ def _scored(scorer: Scorer, method: Method, split: Split) -> pd.DataFrame:
     return scorer.score(predicted).assign(seconds=seconds)
 
 
-def _references(split: Split, **scoring: Any) -> pd.DataFrame:
+def _references(split: Split, scorer: Scorer) -> pd.DataFrame:
     """Score the baselines and the noise ceiling."""
-    scorer, methods = split.scorer(**scoring), baselines_for(split.holdout.counts)
+    methods = baselines_for(split.holdout.counts)
     frames = [_scored(scorer, method, split).assign(method=name) for name, method in methods.items()]
     controls = [split.matrix(cells) for cells in (split.holdout.control, split.truth.control) if cells.n_obs]
     effect = energy_test(
@@ -274,7 +277,7 @@ def compare_predictions(
         scorer.score(comparison_matrix(cells, counts=holdout.counts, name=name)).assign(method=name)
         for name, cells in predictions.items()
     ]
-    references = _references(split, **scoring)
+    references = _references(split, scorer)
     table = with_skill(frames, references).assign(effect_p=references["effect_p"].iloc[0])
     return table[["method", "genes", "metric", "value", "std", "skill", "skill_std", "note", "effect_p"]]
 

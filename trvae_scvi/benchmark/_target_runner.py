@@ -264,9 +264,13 @@ def _run(
     frames = []
     for name in pd.unique(sides.group):
         rows = sides.group == name
-        for target in (target for target in fold if sides.can_score(name, target, fold)):
+        scored = [target for target in fold if sides.can_score(name, target, fold)]
+        if not scored:
+            continue
+        measured = changes_of(given, rows[seen])
+        for target in scored:
             real, apart = cells[rows & (sides.condition == target)], cells[sides.aside & rows]
-            split = rows[seen], rows[seen & sides.of_control], real, apart
+            split = measured, rows[seen & sides.of_control], real, apart
             frames.append(_scored(given, predictions, target, *split, seeds[0], scoring).assign(group=name))
     return pd.concat(frames, ignore_index=True)[_COLUMNS] if frames else pd.DataFrame(columns=_COLUMNS)
 
@@ -289,7 +293,7 @@ def _scored(
     given: TargetHoldOut,
     predictions: Mapping[tuple[str, int], Mapping[Any, np.ndarray]],
     target: Any,
-    in_training: np.ndarray,
+    measured: tuple[list[Any], np.ndarray],
     in_control: np.ndarray,
     real: AnnData,
     apart: AnnData,
@@ -301,10 +305,10 @@ def _scored(
     def matrix(cells: AnnData) -> np.ndarray:
         return comparison_matrix(cells, counts=given.counts)
 
-    measured, changes = changes_of(given, in_training)
+    conditions, changes = measured
     source = matrix(given.control[in_control])
     features = given.features.astype(float)
-    known, asked = features.loc[measured].to_numpy(), features.loc[target].to_numpy()
+    known, asked = features.loc[conditions].to_numpy(), features.loc[target].to_numpy()
     found = {name: function(known, changes, asked) for name, function in TARGET_BASELINES.items()}
     aside = matrix(apart) if apart.n_obs else None
     scorer = Scorer(
@@ -319,11 +323,11 @@ def _scored(
         scorer.score(by_target[target][in_control]).assign(method=name, seed=seed)
         for (name, seed), by_target in predictions.items()
     ]
-    references = []
+    references: list[pd.DataFrame] = []
     for name, change in found.items():
         if np.isnan(change).any():
             note = "conditions are no doses of one drug each"
-            table = scorer.score(source).assign(value=np.nan, std=np.nan, note=note)
+            table = references[0].assign(value=np.nan, std=np.nan, note=note)
         else:
             table = scorer.score(np.maximum(source + change, 0.0) if given.counts else source + change)
         references.append(table.assign(method=name))

@@ -9,7 +9,6 @@ drawn by one share in K, with K labels measured under the target: from a single 
 from __future__ import annotations
 
 import contextlib
-import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -136,10 +135,11 @@ def _levels_of(
     adata = resolved(None, model.adata)
     cells = AnnDataCells(adata, _drawn(adata.obs, schema, missing, n_cells, rng), schema)
     method = "mean" if "counterfactual" in predictor.module.likelihood.refused else "counterfactual"
-    # few cells are changed several times, so that what is found is not about one draw
-    requests = [Request(method=method, seed=seed) for seed in range(-(-n_cells // len(cells.obs)))][:_MOST_DRAWS]
+    # few cells are changed several times, so that what is found is not about one draw, where there are any
+    n_draws = min(-(-n_cells // len(cells.obs)), _MOST_DRAWS) if predictor.module.likelihood.models_counts else 1
+    request = Request(method=method, seed=0)
     offsets = np.zeros((len(targets), groups.mean.shape[-1]), dtype=np.float32)
-    own, reached, slope = _measure(predictor, cells, targets, requests)
+    own, reached, slope = _measure(predictor, cells, targets, request, n_draws)
     error = np.maximum(groups.error[source, label], 1e-12)
     lasting = fit.baseline[label] + fit.effect[source] - groups.mean[source, label]
     shared = fit.effect[targets] - fit.effect[source]
@@ -164,7 +164,7 @@ def _levels_of(
         offsets = offsets + step
         before, expected = reached, step * slope
         levels = replace(predictor, levels=Levels(_triples(missing), offsets))
-        _, reached, slope = _measure(levels, cells, targets, requests)
+        _, reached, slope = _measure(levels, cells, targets, request, n_draws)
         if turn == 0:
             # the slope is that of counts; extra zeros, for one, let means grow by less. Later steps are no larger than
             # what one draw differs from another
@@ -181,21 +181,21 @@ def _drawn(obs: pd.DataFrame, schema: Schema, missing: _Missing, n_cells: int, r
 
 
 def _measure(
-    predictor: Predictor, cells: AnnDataCells, targets: list[int], requests: list[Request]
+    predictor: Predictor, cells: AnnDataCells, targets: list[int], request: Request, n_draws: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means of the cells and of what is predicted of them, and by how much these grow with the decoder's output."""
     likelihood = predictor.module.likelihood
     own: np.ndarray = np.zeros(cells.expression.shape[1])
-    reached, slope = (np.zeros((len(targets), len(own))) for _ in range(2))
-    n = cells.expression.shape[0] * len(requests)
-    codes = {target: target for target in targets}
-    for x, predicted in itertools.chain.from_iterable(predictor.blocks(cells, codes, some) for some in requests):
+    reached, slope = ({target: np.zeros(len(own)) for target in targets} for _ in range(2))
+    n = cells.expression.shape[0]
+    for x, drawn in predictor.draws(cells, {target: target for target in targets}, request, range(n_draws)):
         own = own + _sums(x, likelihood)[0]
-        for i, target in enumerate(targets):
-            sums, growth = _sums(predicted[target], likelihood)
-            reached[i] += sums
-            slope[i] += growth
-    return own / n, reached / n, slope / n
+        for target, predicted in drawn:
+            sums, growth = _sums(predicted, likelihood)
+            reached[target] += sums
+            slope[target] += growth
+    means = [np.stack(list(sums.values())) / (n * n_draws) for sums in (reached, slope)]
+    return own / n, means[0], means[1]
 
 
 def _sums(x: Any, likelihood: Likelihood) -> tuple[np.ndarray, np.ndarray]:

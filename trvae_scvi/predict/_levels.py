@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,5 +42,10 @@ class Levels:
 
     def rows(self, labels: np.ndarray, sources: np.ndarray, target: int) -> np.ndarray:
         """Which offsets are those of cells, `n` positions, -1 for none; the parameters are those of :meth:`of`."""
-        known = {(int(k), int(s)): i for i, (k, s, t) in enumerate(self.triples) if t == target}
-        return np.array([known.get((int(k), int(s)), -1) for k, s in zip(labels, sources, strict=True)], dtype=np.int64)
+        cells = zip(labels.tolist(), sources.tolist(), strict=True)
+        return np.array([self._places.get((label, source, target), -1) for label, source in cells], dtype=np.int64)
+
+    @functools.cached_property
+    def _places(self) -> dict[tuple[int, int, int], int]:
+        """Positions of the triples, of which there may be a thousand."""
+        return {tuple(triple): place for place, triple in enumerate(np.asarray(self.triples).tolist())}

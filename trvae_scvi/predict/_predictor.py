@@ -133,12 +133,31 @@ class Predictor:
         ------
         A minibatch's own values, `n x g`, and the predicted ones for every target.
         """
+        for x, drawn in self.draws(cells, targets, request, [request.seed], streams):
+            yield x, dict(drawn)
+
+    def draws(
+        self,
+        cells: Cells,
+        targets: Mapping[Any, int],
+        request: Request,
+        seeds: Sequence[int | None],
+        streams: Mapping[Any, int] | None = None,
+    ) -> Iterator[tuple[np.ndarray, Iterator[tuple[Any, np.ndarray | sparse.csr_matrix]]]]:
+        """Predict cells under targets with several seeds, decoding them once; the others are as for :meth:`blocks`.
+
+        Yields
+        ------
+        A minibatch's own values, `n x g`, and an iterator over targets and seeds, to be used up before the next
+        minibatch: the target's name and the predicted values.
+        """
         changed = request.changed_inputs(self.schema)
         # a generator for each target: a target is predicted alike, alone or among others
         numbers = targets if streams is None else streams
-        seeds = {name: None if request.seed is None else [request.seed, numbers[name]] for name in targets}
-        rngs = {name: np.random.default_rng(seed) for name, seed in seeds.items()}
-        likelihood = self.module.likelihood
+        rngs = {
+            name: [np.random.default_rng(None if seed is None else [seed, numbers[name]]) for seed in seeds]
+            for name in targets
+        }
         for tensors in cells:
             x = tensors[REGISTRY_KEYS.X_KEY].cpu().numpy()
             given = self._posterior_means(tensors)
@@ -146,26 +165,46 @@ class Predictor:
                 key: changed[key](own) if key in changed and own is not None else own for key, own in given.items()
             }
             source = self._decode(given, None) if request.method == "counterfactual" else None
-            predicted: dict[Any, np.ndarray | sparse.csr_matrix] = {}
-            labels = self._labels_of(cells.latest)
             sources = tensors[REGISTRY_KEYS.BATCH_KEY].cpu().numpy().ravel()
-            is_own = None if self.own is None else np.isin(fingerprints(x), self.own)[:, None]
-            for name, code in targets.items():
-                shift = self.shifts.get(code)
-                if shift is not None and is_own is not None:
-                    shift = np.where(is_own, self.own_shifts[code], shift)
-                if shift is None and self.levels is not None and labels is not None:
-                    shift = self.levels.of(labels, sources, code)
-                decoded = self._decode(asked, code, shift)
+            decoded = self._decoded_under(targets, asked, x, sources, self._labels_of(cells.latest))
+            yield x, self._drawn(x, source, decoded, request.method, rngs)
+
+    def _decoded_under(
+        self,
+        targets: Mapping[Any, int],
+        asked: dict[str, torch.Tensor | None],
+        x: np.ndarray,
+        sources: np.ndarray,
+        labels: np.ndarray | None,
+    ) -> Iterator[tuple[Any, Decoded]]:
+        """A minibatch decoded under one target after the other."""
+        is_own = None if self.own is None else np.isin(fingerprints(x), self.own)[:, None]
+        for name, code in targets.items():
+            shift = self.shifts.get(code)
+            if shift is not None and is_own is not None:
+                shift = np.where(is_own, self.own_shifts[code], shift)
+            if shift is None and self.levels is not None and labels is not None:
+                shift = self.levels.of(labels, sources, code)
+            yield name, self._decode(asked, code, shift)
+
+    def _drawn(
+        self,
+        x: np.ndarray,
+        source: Decoded | None,
+        decoded: Iterator[tuple[Any, Decoded]],
+        method: str,
+        rngs: Mapping[Any, Sequence[np.random.Generator]],
+    ) -> Iterator[tuple[Any, np.ndarray | sparse.csr_matrix]]:
+        """What is predicted of a minibatch from what was decoded of it, once for each generator of a target."""
+        likelihood = self.module.likelihood
+        for name, of_target in decoded:
+            for rng in rngs[name]:
                 if source is not None:
-                    predicted[name] = likelihood.counterfactual(
-                        x, source, decoded, rngs[name], nonnegative=self.nonnegative
-                    )
-                elif request.method == "mean":
-                    predicted[name] = likelihood.mean(decoded)
+                    yield name, likelihood.counterfactual(x, source, of_target, rng, nonnegative=self.nonnegative)
+                elif method == "mean":
+                    yield name, likelihood.mean(of_target)
                 else:
-                    predicted[name] = likelihood.sample(decoded, rngs[name])
-            yield x, predicted
+                    yield name, likelihood.sample(of_target, rng)
 
     def decoded(self, cells: Cells) -> Iterator[tuple[np.ndarray, Decoded]]:
         """Values of a minibatch, `n x g`, and what the network decodes for it under its own conditions."""
