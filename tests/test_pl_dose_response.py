@@ -48,7 +48,9 @@ def test_the_table_has_predicted_and_measured_changes(model, simulated):
     row = frame[(frame["gene"] == "gene_3") & (frame["dose"] == 1)].iloc[0]
     assert row["change"] == pytest.approx(of_gene["change"])
     means = [
-        comparison_matrix(simulated.adata[(simulated.adata.obs["condition"] == name).to_numpy()]).mean(axis=0, dtype=float)[2]
+        comparison_matrix(simulated.adata[(simulated.adata.obs["condition"] == name).to_numpy()]).mean(
+            axis=0, dtype=float
+        )[2]
         for name in ("drug_1 1 nM", "control")
     ]
     assert row["observed"] == pytest.approx(means[0] - means[1])
