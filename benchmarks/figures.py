@@ -1,7 +1,7 @@
 """Draw the figures of the documentation from the tables in `benchmarks/results/`.
 
     python benchmarks/figures.py                  # all of them, seconds
-    python benchmarks/figures.py --only ablation  # one
+    python benchmarks/figures.py --only mapping  # one
 
 Writes PNG files to `docs/_static/`. Nothing is computed but means; `speed.png` is drawn by `speed.py`.
 """
@@ -16,7 +16,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from kang import ABLATIONS, CHOICE, SCORED
+from kang import SCORED
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch
@@ -58,11 +58,6 @@ METRICS = {
 def read(name: str) -> pd.DataFrame:
     """A table of results."""
     return pd.read_csv(RESULTS / f"{name}.csv")
-
-
-def mean_skills(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean over all rows of the clipped skill of every combination of some columns: of tables of the earlier score."""
-    return table.assign(skill=table["skill"].clip(-1, 1)).groupby(by, sort=False)["skill"].mean().reset_index()
 
 
 def mark_scale(ax: Axes) -> None:
@@ -186,57 +181,6 @@ def draw_seeds(
         ax.scatter(own, [row + shift] * len(own), s=40, color=colour, alpha=0.8, linewidths=0, zorder=3, **kwargs)
         ax.vlines(own.mean(), row + shift - 0.25, row + shift + 0.25, color=colour, linewidth=2)
         kwargs = {**kwargs, "label": "_"}  # named once
-
-
-def ablation() -> Figure:
-    """Skill of every setting, mean over the types that the defaults were chosen on."""
-    table = read("kang_ablation")
-    names = [name for name in [*ABLATIONS, "MMD on y, sample"] if name in set(table["method"])]
-    by_type = mean_skills(table[table["method"].isin(names)], ["method", "seed", "group"])
-    complete = by_type.groupby(["method", "seed"]).filter(lambda part: set(part["group"]) == set(CHOICE))
-    values = complete.groupby(["method", "seed"], sort=False)["skill"].mean().reset_index()
-    values = values.rename(columns={"method": "name"})
-    figure, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
-    draw_seeds(ax, values, names, BLUE)
-    ax.axvline(values.loc[values["name"] == names[0], "skill"].mean(), color="black", linewidth=1, linestyle="--")
-    labels = {
-        "MMD on y": "default: MMD on y",
-        "condition in the first layer": "condition in first layer",
-        "condition in the first layer, no MMD": "condition in first layer,\nno MMD",
-        "published layers and kernel": "published layers, kernel",
-        "MMD on y, sample": "default, sampled",
-    }
-    name_rows(ax, [labels.get(name, name) for name in names])
-    low, high, middle = (
-        values["skill"].min(),
-        values["skill"].max(),
-        values.loc[values["name"] == names[0], "skill"].mean(),
-    )
-    # not so narrow that noise fills the axis
-    ax.set_xlim(min(low - 0.01, middle - 0.08), max(high + 0.01, middle + 0.08))
-    n_seeds = values["seed"].nunique()
-    ax.set_xlabel(f"mean skill over {len(CHOICE)} types\n({'a point per seed' if n_seeds > 1 else 'one seed'})")
-    ax.grid(axis="x", color="0.9")
-    ax.set_axisbelow(True)
-    return figure
-
-
-def length() -> Figure:
-    """Skill by type after training by default and three times as long."""
-    table = read("kang_length")
-    groups = [group for group in CHOICE if group in set(table["group"])]
-    values = mean_skills(table, ["method", "group", "seed"]).rename(columns={"group": "name"})
-    figure, ax = plt.subplots(figsize=(6, 2.0 + 0.7 * len(groups)), layout="constrained")
-    settings = (("trVAE", "default", BLUE, "o", -0.2), ("trVAE, three times as long", "3 x as long", RED, "D", 0.2))
-    for method, name, colour, marker, shift in settings:
-        own = values[values["method"] == method]
-        draw_seeds(ax, own, groups, colour, shift, marker=marker, label=name)
-    name_rows(ax, groups)
-    ax.set_ylim(len(groups) - 0.4, -0.6)
-    ax.set_xlabel("mean skill (a point per seed, a line at their mean)")
-    ax.grid(axis="x", color="0.9")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, handletextpad=0.2)
-    return figure
 
 
 def bars(ax: Axes, values: pd.Series, names: dict[str, str], title: str, *, digits: int) -> None:
@@ -375,8 +319,6 @@ FIGURES = {
     "kang_response": kang_response,
     "intervals": intervals,
     "assessment": assessment,
-    "ablation": ablation,
-    "length": length,
     "mapping": mapping,
 }
 
