@@ -110,6 +110,11 @@ class PersistenceMixin(BaseMinifiedModeModelClass):
             If genes are missing, added or in another order, a condition is unknown, scArches saved the folder, or the
             file cannot be opened; then the message says which versions wrote it.
 
+        Warns
+        -----
+        UserWarning
+            If a newer version of this package wrote the model.
+
         Examples
         --------
         >>> model.save("my_model", overwrite=True)
@@ -193,6 +198,11 @@ class PersistenceMixin(BaseMinifiedModeModelClass):
             reference, or an argument asks for what cannot be chosen.
         KeyError
             If a column or the layer is missing.
+
+        Warns
+        -----
+        UserWarning
+            If a newer version of this package wrote the reference, or as :class:`~trvae_scvi.TRVAE` does.
 
         Notes
         -----

@@ -72,10 +72,9 @@ class PerturbationMixin(BaseModelClass):
         method
             One of the following:
 
-            * ``"counterfactual"`` - change of every cell's own counts: what the model does not explain
-              of a cell is kept, and counts are thinned or added by what the condition changes. For fixed
-              means it is distributed as the decoded likelihood. With ``gene_likelihood="mse"`` the
-              difference of the decoded means is added. Not for ``gene_likelihood="bernoulli"``.
+            * ``"counterfactual"`` - change of every cell's own counts: what the model does not explain is kept, and
+              counts are thinned or added by what the condition changes. For fixed means it is distributed as the
+              decoded likelihood. With ``"mse"`` the difference of the decoded means is added. Not for ``"bernoulli"``.
             * ``"mean"`` - the decoder's mean, as published. It has none of the variance of real cells.
             * ``"sample"`` - a draw from the decoded likelihood. Not for ``gene_likelihood="mse"``.
         library_size
@@ -109,10 +108,9 @@ class PerturbationMixin(BaseModelClass):
             Integer counts as a sparse matrix for ``"counterfactual"`` and ``"sample"``, expected counts
             for ``"mean"``; the scale of the input for ``gene_likelihood="mse"``.
         ``obs``
-            That of the cells, with the target in the condition column and the condition they were
-            measured under in ``"<condition_key>_source"`` (with a number behind it where the cells have such a column
-            of their own). Names end in ``-<target>``. Of the cells of a
-            `dataloader` it has condition, labels and covariates, by name; they are numbered from 0.
+            That of the cells, with the target in the condition column and the condition they were measured under in
+            ``"<condition_key>_source"`` (with a number behind it where the cells have such a column of their own).
+            Names end in ``-<target>``. Of the cells of a `dataloader` it has condition, labels and covariates, by name.
         ``uns["trvae"]``
             What decides the numbers: `method`, `library_size`, `covariates`, `seed`, `batch_size`, `device`, a
             fingerprint of the `model` and the `version` of the package; and what they are: their `scale`, `source` and
@@ -344,6 +342,11 @@ class PerturbationMixin(BaseModelClass):
         ValueError
             If the measured conditions do not tell the factors of a combination apart, it was measured itself, or a
             factor is listed twice, and for what :meth:`predict_perturbation` refuses.
+
+        Warns
+        -----
+        UserWarning
+            If descriptions are used and tell little of what the combination does.
 
         Examples
         --------

@@ -74,9 +74,8 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
     dispersion
         ``"gene"`` for one dispersion a gene, ``"gene-batch"`` for one a gene and condition.
     encode_condition
-        Whether condition and covariates enter the encoder, too, and not only the decoder, as in the paper's
-        model. Predictions are about as good either way; without, cells of a query lie where their expression
-        puts them, whatever is trained.
+        Whether condition and covariates enter the encoder, too, as in the paper's model. Predictions are about as good
+        either way; without, cells of a query lie where their expression puts them, whatever is trained.
     condition_layer
         Where the condition enters the decoder. Into the ``"first"`` layer, as published, or into the
         ``"output"`` layer: there every condition adds to each variable an offset that all cells share, its prior
@@ -92,14 +91,12 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
     nonnegative_output
         With ``"mse"``: whether the decoded mean passes a ReLU.
     mmd_on
-        Where conditions are matched: ``"y"``, the decoder's first layer, as published; ``"z"``, the
-        sampled latent space; ``None``, nowhere.
+        Where conditions are matched: in ``"y"``, the decoder's first layer, as published, in ``"z"``, or ``None``.
     mmd_pairs
         ``"all"`` pairs of conditions, or the name of one condition that the others are matched with.
     mmd_kernel
-        ``"trvae"``, the 19 published bandwidths, or ``"median"``, five around the median distance. Most of
-        the published ones are constant on the distances that occur, so that a weight counts about three
-        times as much with ``"median"``.
+        ``"trvae"``, the 19 published bandwidths, or ``"median"``, five around the median distance. Most published ones
+        are constant on distances that occur, so that a weight counts about three times as much with ``"median"``.
     mmd_balance_labels
         Whether to match the conditions label by label in equal shares, so that a difference in their
         composition is not taken for an effect. Needs `labels_key`; ``None`` does it where there is one.
@@ -121,6 +118,11 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         If an option has the wrong type or an unknown value, label balancing lacks labels, or a count likelihood is
         given anything but counts with at least one in every cell.
 
+    Warns
+    -----
+    UserWarning
+        If a column of `condition_features` rules all distances, or ``"mse"`` gets what looks like counts.
+
     Notes
     -----
     Initial weights and training follow ``scvi.settings.seed`` (0 where it is not set) and nothing else:
@@ -134,9 +136,8 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
       ``"latent"`` takes the cell's own total. In :meth:`predict_perturbation` ``None`` does.
     * `batch_correction`, `batchid1` and `batchid2` of :meth:`differential_expression` name conditions to decode with.
       It compares measured cells; a predicted effect is that of :meth:`get_perturbation_effect`.
-    * :meth:`get_elbo`, :meth:`get_marginal_ll` and :meth:`get_reconstruction_error` are those of the likelihood,
-      without the MMD and the weights of the objective.
-    * :meth:`get_latent_library_size` needs ``give_mean=False``: the observed total is used.
+    * :meth:`get_elbo`, :meth:`get_marginal_ll` and :meth:`get_reconstruction_error` are without MMD and weights, and
+      :meth:`get_latent_library_size` needs ``give_mean=False``: the observed total is used.
 
     Examples
     --------
@@ -316,8 +317,8 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
     ) -> None:
         """Train the model.
 
-        Batches hold as many cells of every condition as of any other. The weight of the KL divergence
-        rises over the first third of the epochs, the learning rate follows one cycle.
+        Batches hold equally many cells of every condition. The KL divergence gains weight over the first third of the
+        epochs, the learning rate follows one cycle.
 
         Parameters
         ----------
@@ -376,14 +377,13 @@ class TRVAE(UnsupervisedTrainingMixin, PerturbationMixin, PersistenceMixin, Inhe
         Warns
         -----
         UserWarning
-            If the MMD was asked for and no batch had enough cells to estimate it, if conditions or labels have too few
-            cells for it, or if `max_epochs` is below a third of the default.
+            If no batch, or a condition or label, had enough cells to estimate the MMD, or if `max_epochs` is below a
+            third of the default.
 
         Notes
         -----
-        Several devices need one of Lightning's DDP strategies, e.g. ``devices=2, strategy="ddp"``; `batch_size` is per
-        device, see "Several devices" in the docs. Threads of one process train one after the other, as torch has one
-        source of random numbers for all of them.
+        Several devices need one of Lightning's DDP strategies, see "Several devices" in the docs. Threads of a process
+        train one after the other, as torch has one source of random numbers for all of them.
 
         Examples
         --------
