@@ -52,7 +52,7 @@ class PerturbationMixin(BaseModelClass):
         Cells are encoded with the condition they were measured under (posterior mean) and decoded with
         the target (Lotfollahi et al. 2020). The three methods differ in what is made of the decoded
         distribution. Where the cells' label is registered and was not measured under the target, the mean of the label
-        is drawn towards what labels share, as far as they do; see "Labels that were not measured" in the user guide.
+        is drawn towards what labels share and labels like it do; see "Labels that were not measured" in the user guide.
 
         Parameters
         ----------

@@ -2,8 +2,9 @@
 
 For cells of a label that was never measured under the target, the network says how the response depends on the cell's
 state; the means of the other labels say how far labels respond alike at all, and how much of what a label is known for
-will last. The second is a linear mixed model (:mod:`~trvae_scvi._math._mixed_model`), towards which the prediction is
-drawn by one share in K, with K labels measured under the target: from a single one no difference can be learned.
+will last (:mod:`~trvae_scvi._math._mixed_model`), and whether labels that are alike respond alike
+(:mod:`~trvae_scvi._math._kriging`). The network and the last count for half each of what sets the label apart, the
+network for less by one share in K, with K labels measured under the target: from a single one nothing can be learned.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from scipy import sparse
 from scvi.utils import track
 
+from trvae_scvi._math._kriging import deviation_of_new_label
 from trvae_scvi._math._mixed_model import GroupMeans, MixedModel, fit_mixed_model
 from trvae_scvi._math._two_way import connected
 from trvae_scvi.data._cells import AnnDataCells
@@ -47,6 +49,7 @@ _STEPS = 2
 _SHORT = 20  # for a progress bar
 _GAINS = 0.2, 1.5
 _LARGEST_STEP = 1.0  # on a scale of logarithms
+_OF_NETWORK = 0.5  # of what sets a label apart, the rest is left to labels that are like it
 _SCALE = 0.5  # standard deviation of the prior of an offset, on that scale, too
 
 
@@ -141,10 +144,7 @@ def _levels_of(
     offsets = np.zeros((len(targets), groups.mean.shape[-1]), dtype=np.float32)
     own, reached, slope = _measure(predictor, cells, targets, request, n_draws)
     error = np.maximum(groups.error[source, label], 1e-12)
-    lasting = fit.baseline[label] + fit.effect[source] - groups.mean[source, label]
-    shared = fit.effect[targets] - fit.effect[source]
-    share = 1.0 / np.maximum(fit.n_labels[targets], 1.0)[:, None]
-    wanted = own + lasting + share * shared + (1.0 - share) * (reached - own)
+    wanted = own + _wanted_change(missing, fit, groups, reached - own)
     # of values on any scale, in units of what cells differ by
     unit = (
         1.0 if predictor.module.likelihood.name != "mse" else float(np.sqrt(np.median(error * groups.n[source, label])))
@@ -171,6 +171,28 @@ def _levels_of(
             found = ((reached - before) * expected).sum(axis=1) / np.maximum((expected**2).sum(axis=1), 1e-12)
             gain = np.clip(found, *_GAINS)[:, None]
     return best
+
+
+def _wanted_change(missing: _Missing, fit: MixedModel, groups: GroupMeans, of_network: np.ndarray) -> np.ndarray:
+    """What the label's mean is to change by under every target, `targets x g`; `of_network` is what it changes by."""
+    label, source, targets = missing
+    lasting = fit.baseline[label] + fit.effect[source] - groups.mean[source, label]
+    shared = fit.effect[targets] - fit.effect[source]
+    share = 1.0 / np.maximum(fit.n_labels[targets], 1.0)[:, None]
+    deviation = np.stack([_deviation(label, source, target, fit, groups) for target in targets])
+    return lasting + shared + _OF_NETWORK * (1.0 - share) * (of_network - shared) + (1.0 - _OF_NETWORK) * deviation
+
+
+def _deviation(label: int, source: int, target: int, fit: MixedModel, groups: GroupMeans) -> np.ndarray:
+    """What the other labels tell of what the target does to this one only, `g`."""
+    known = np.flatnonzero((groups.n[source] > 1) & (groups.n[target] > 1))
+    return deviation_of_new_label(
+        groups.mean[target, known] - groups.mean[source, known],
+        groups.error[target, known] + groups.error[source, known],
+        fit.effect[target] - fit.effect[source],
+        fit.between[target] + fit.between[source],
+        groups.mean[source, [*known, label]],
+    )
 
 
 def _drawn(obs: pd.DataFrame, schema: Schema, missing: _Missing, n_cells: int, rng: np.random.Generator) -> np.ndarray:
