@@ -2,11 +2,11 @@
 
     python benchmarks/intervals.py --data kang papalexi
 
-holds every group of a data set out under every target, predicts it with trVAE's defaults, and keeps the predicted and
-the real change of every gene in `benchmarks/runs/intervals`. The intervals of each hold-out are then calibrated on
-those of the other groups and scored on it, beside rules without calibration. The models of the other groups had cells
-of the scored one among theirs: only the calibration is kept apart. Writes `benchmarks/results/intervals.{csv,md}` for
-all data sets that have been run.
+holds every group of a data set out under every target, predicts it with trVAE's defaults (with the models of
+`contexts.py` where they are there), and keeps the predicted and the real change of every gene in
+`benchmarks/runs/intervals`. The intervals of each hold-out are then calibrated on those of the other groups and scored
+on it, beside rules without calibration. The models of the other groups had cells of the scored one among theirs: only
+the calibration is kept apart. Writes `benchmarks/results/intervals.{csv,md}` for all data sets that have been run.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from dataclasses import replace
 import pandas as pd
 from data_sets import DATA_SETS
 from kang import HERE, markdown
+from saved import SavedTRVAE
 
-from trvae_scvi.benchmark import ModelError, TRVAEMethod, coverage_table, fit_model_error
+from trvae_scvi.benchmark import ModelError, coverage_table, fit_model_error
 from trvae_scvi.benchmark._runner import held_out
 
 RUNS, RESULTS = HERE / "runs" / "intervals", HERE / "results"
@@ -34,7 +35,8 @@ CASES["kang, donors"] = replace(DATA_SETS["kang"], title="Kang et al. 2018, dono
 def changes_of(name: str) -> dict:
     """Predicted and real changes by group and target; computed where they are not there."""
     data = CASES[name]
-    method = TRVAEMethod({} if data.counts else {"gene_likelihood": "mse"})
+    folder = RUNS.parent / "contexts" / name / "models"
+    method = SavedTRVAE({} if data.counts else {"gene_likelihood": "mse"}, folder=str(folder))
     run = held_out(
         data.read(),
         methods={"trVAE": method},
