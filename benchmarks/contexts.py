@@ -97,16 +97,17 @@ def own_methods(data: DataSet, folder: Path) -> dict[str, Method]:
     """TRVAE with its defaults, also sampled and as means; without its penalty; and as published, which took means."""
     likelihood = {} if data.counts else {"gene_likelihood": "mse"}
     models = str(folder / "models")
-    found = {
-        "trVAE": SavedTRVAE(likelihood, folder=models),
-        "trVAE, sampled": SavedTRVAE(likelihood, prediction="sample", folder=models),
-        "trVAE, means": SavedTRVAE(likelihood, prediction="mean", folder=models),
+    kinds = {"trVAE": "counterfactual", "trVAE, means": "mean"}
+    if data.counts:  # a normal distribution of unit variance is no model of how cells scatter
+        kinds["trVAE, sampled"] = "sample"
+    found = {name: SavedTRVAE(likelihood, prediction=kind, folder=models) for name, kind in kinds.items()}
+    published = {**PUBLISHED, **likelihood}
+    return {
+        **found,
         "trVAE, weight 0": SavedTRVAE({"mmd_on": None, **likelihood}, folder=models),
-        "published recipe": SavedTRVAE({**PUBLISHED, **likelihood}, folder=models),
-        "published recipe, means": SavedTRVAE({**PUBLISHED, **likelihood}, prediction="mean", folder=models),
+        "published recipe": SavedTRVAE(published, folder=models),
+        "published recipe, means": SavedTRVAE(published, prediction="mean", folder=models),
     }
-    # a normal distribution of unit variance is no model of how cells scatter
-    return found if data.counts else {name: method for name, method in found.items() if name != "trVAE, sampled"}
 
 
 def peer_methods(data: DataSet, folder: Path, names: list[str]) -> dict[str, Method]:
