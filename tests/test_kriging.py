@@ -56,6 +56,24 @@ def test_what_is_noise_is_not_taken_for_a_deviation():
     assert not deviation_of_new_label(change, error, shared, 0.0 * variance, states).any()
 
 
+def test_a_label_far_from_all_others_is_not_extrapolated_to_without_end():
+    rng = np.random.default_rng(0)
+    direction = rng.normal(size=GENES)
+    change = np.stack([np.full(GENES, SPREAD), np.full(GENES, -SPREAD)])
+    error, shared, variance = np.full((2, GENES), 1e-6), np.zeros(GENES), np.full(GENES, SPREAD**2)
+    for far in (3.0, 1000.0):
+        states = np.stack([0.0 * direction, direction, far * direction])
+        found = deviation_of_new_label(change, error, shared, variance, states)
+        assert np.abs(found).max() < 3.0 * SPREAD
+
+
+def test_means_known_exactly_are_taken_as_they_are():
+    change, error, shared, variance, states, real = simulate(np.random.default_rng(3), share=1.0)
+    for some in (0.0 * error, np.where(np.arange(len(error))[:, None] == 0, 0.0, error)):
+        found = deviation_of_new_label(change, some, shared, variance, states)
+        assert ((found - real) ** 2).mean() < (real**2).mean()
+
+
 def test_a_single_label_and_labels_that_are_all_the_same_tell_nothing():
     change, error, shared, variance, states, _ = simulate(np.random.default_rng(0), share=1.0)
     none, one = (deviation_of_new_label(change[:n], error[:n], shared, variance, states[-n - 1 :]) for n in (0, 1))

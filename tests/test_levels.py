@@ -10,11 +10,11 @@ from lightning.pytorch import Callback
 
 import trvae_scvi as tv
 from trvae_scvi._math._kriging import deviation_of_new_label
-from trvae_scvi._math._mixed_model import fit_mixed_model
+from trvae_scvi._math._mixed_model import GroupMeans, fit_mixed_model
 from trvae_scvi.data._cells import AnnDataCells
 from trvae_scvi.data._group_means import label_means
 from trvae_scvi.data._strata import comparable
-from trvae_scvi.predict._find_levels import _measure, _missing, find_levels
+from trvae_scvi.predict._find_levels import _measure, _Missing, _missing, _wanted_change, find_levels
 from trvae_scvi.predict._levels import Levels
 from trvae_scvi.predict._predictor import Predictor
 from trvae_scvi.predict._request import Request
@@ -99,6 +99,29 @@ def test_the_mean_of_a_label_is_what_the_others_and_the_network_say_in_shares(ce
     wanted = own + lasting + shared + 0.5 * apart + 0.5 * (1.0 - share) * (network[0] - own - shared)
     before, after = (np.sqrt(((values[0] - wanted) ** 2).mean()) for values in (network, reached))
     assert after < 0.6 * before  # not all the way: a mean of few cells moves a gene by little
+
+
+def test_the_network_counts_for_half_where_labels_tell_of_each_other_and_for_all_where_not():
+    rng = np.random.default_rng(0)
+    n = np.array([[50.0, 50.0, 50.0, 50.0], [0.0, 50.0, 50.0, 50.0], [0.0, 50.0, 1.0, 0.0]])  # conditions x labels
+    groups = GroupMeans(rng.normal(size=(3, 4, 5)), np.full((3, 4, 5), 0.01), n)
+    fit, of_network = fit_mixed_model(groups), rng.normal(size=(2, 5))
+    found = _wanted_change(_Missing(0, 0, [1, 2]), fit, groups, of_network)
+    lasting = fit.baseline[0] + fit.effect[0] - groups.mean[0, 0]
+    for row, target in enumerate((1, 2)):
+        shared = fit.effect[target] - fit.effect[0]
+        apart = (1.0 - 1.0 / max(fit.n_labels[target], 1.0)) * (of_network[row] - shared)
+        if target == 1:  # the third condition has a single other label
+            others = deviation_of_new_label(
+                groups.mean[1, 1:] - groups.mean[0, 1:],
+                groups.error[1, 1:] + groups.error[0, 1:],
+                shared,
+                fit.between[0] + fit.between[1],
+                groups.mean[0, [1, 2, 3, 0]],
+            )
+            assert others.any()
+            apart = 0.5 * apart + 0.5 * others
+        np.testing.assert_allclose(found[row], lasting + shared + apart)
 
 
 def test_means_of_groups_are_those_of_the_values_compared(model):

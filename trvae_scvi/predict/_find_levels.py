@@ -179,13 +179,19 @@ def _wanted_change(missing: _Missing, fit: MixedModel, groups: GroupMeans, of_ne
     lasting = fit.baseline[label] + fit.effect[source] - groups.mean[source, label]
     shared = fit.effect[targets] - fit.effect[source]
     share = 1.0 / np.maximum(fit.n_labels[targets], 1.0)[:, None]
-    deviation = np.stack([_deviation(label, source, target, fit, groups) for target in targets])
-    return lasting + shared + _OF_NETWORK * (1.0 - share) * (of_network - shared) + (1.0 - _OF_NETWORK) * deviation
+    apart = (1.0 - share) * (of_network - shared)
+    for row, target in enumerate(targets):
+        known = np.flatnonzero((groups.n[source] > 1) & (groups.n[target] > 1))
+        if len(known) > 1:  # else labels tell nothing
+            deviation = _deviation(label, source, target, known, fit, groups)
+            apart[row] = _OF_NETWORK * apart[row] + (1.0 - _OF_NETWORK) * deviation
+    return lasting + shared + apart
 
 
-def _deviation(label: int, source: int, target: int, fit: MixedModel, groups: GroupMeans) -> np.ndarray:
-    """What the other labels tell of what the target does to this one only, `g`."""
-    known = np.flatnonzero((groups.n[source] > 1) & (groups.n[target] > 1))
+def _deviation(
+    label: int, source: int, target: int, known: np.ndarray, fit: MixedModel, groups: GroupMeans
+) -> np.ndarray:
+    """What labels known under both tell of what the target does to this one only, `g`."""
     return deviation_of_new_label(
         groups.mean[target, known] - groups.mean[source, known],
         groups.error[target, known] + groups.error[source, known],
