@@ -71,7 +71,7 @@ def errors(name: str, adata: anndata.AnnData, group: str, target: str) -> list[d
     found = []
     for key, cells in predictions.items():
         values = cells if isinstance(cells, np.ndarray) else comparison_matrix(cells, counts=counts)
-        found.append({**case, "method": key, "mse_means": mse_means(real, values)})
+        found.append({**case, "method": key, "mse_means": mse_means(values, real)})
     return found
 
 

@@ -110,7 +110,7 @@ class PerturbationMixin(BaseModelClass):
         ``obs``
             That of the cells, with the target in the condition column and the condition they were measured under in
             ``"<condition_key>_source"`` (with a number behind it where the cells have such a column of their own).
-            Names end in ``-<target>``. Of the cells of a `dataloader` it has condition, labels and covariates, by name.
+            Names end in ``-<target>``. Those of a `dataloader` are numbered and have condition, labels and covariates.
         ``uns["trvae"]``
             What decides the numbers: `method`, `library_size`, `covariates`, `seed`, `batch_size`, `device`, a
             fingerprint of the `model` and the `version` of the package; and what they are: their `scale`, `source` and
